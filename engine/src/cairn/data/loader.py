@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
@@ -246,15 +245,6 @@ def keep_substreams(loader: DataLoader, number: int | None) -> None:
     """Let a new loader of a run read as many substreams as the one before, whatever its number of workers."""
     if number is not None and isinstance(loader._position, DividedPosition):
         loader._position.num_substreams = number
-
-
-def use_virtual_ranks(loader: DataLoader) -> None:
-    """Deal out the same batches on any number of processes; see `Dealing`."""
-    order = loader._position.order
-    if order.dealing is not None:
-        order.dealing = replace(order.dealing, has_virtual_ranks=True)
-    if isinstance(loader._position, DividedPosition):
-        loader._position.has_virtual_ranks = True
 
 
 def rewind(loader: DataLoader) -> None:

@@ -170,6 +170,8 @@ class EngineHooks(Checkpoint):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Release the directory, also after a fit that had nothing to do; watch no longer, also after a finder."""
         self.watch.stop()
+        if self._ranks is not None:
+            self._ranks.release()
         if stage == "fit" and self._engine is not None:
             self._engine.saves.release()
 
@@ -187,6 +189,8 @@ class EngineHooks(Checkpoint):
                 self._engine.saves.release(refused=not self._engine.has_trained)
         finally:
             self.watch.stop()
+            if self._ranks is not None:
+                self._ranks.release()
         self._stopping.failed(exception, trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

@@ -73,8 +73,13 @@ class RankStates:
             ResumeError: See `of_rank`.
         """
         saved, self._saved = self._saved, []
+        rank = self._trainer.global_rank
         if len(saved) != len(ours["ranks"]):
-            ours["ranks"][self._trainer.global_rank] = of_rank(saved, self._trainer)
+            ours["ranks"][rank] = of_rank(saved, self._trainer)
+        elif saved and "virtual" in saved[0]:  # a process may play other virtual ranks than before: see bits/sharded.py
+            found = _of_virtual_ranks(saved)
+            logged = {**saved[rank]["logged"], "entries": found["logged"]["entries"]}
+            ours["ranks"][rank] = {**saved[rank], "logged": logged, "virtual": found["virtual"]}
 
 
 def _saved_by(checkpoint: Mapping[str, Any]) -> SavedBy:
