@@ -1,4 +1,4 @@
-"""What `elastic="bits"` costs on two processes, side by side with plain DDP: `python -m benchmarks.elastic`.
+"""What `elastic="bits"` costs on two processes, side by side with plain DDP and FSDP2: `python -m benchmarks.elastic`.
 
 Both are measured in the same processes in turn, so that their ratio holds on a busy machine as well.
 """
@@ -24,10 +24,18 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, distributed
+from torch.distributed.fsdp import fully_shard
 
 import cairn
-from cairn.lightning.bits.exchange import scattered, summed
+from cairn.lightning.bits import norm
+from cairn.lightning.bits.exchange import gathered, scattered, summed
+from cairn.lightning.bits.latest import LatestValues
+from cairn.lightning.bits.sharded import Sum, Used
 from cairn.lightning.bits.tree import Layout
+from cairn.lightning.bits.watched_shards import WatchedShards
+
+_Row = tuple[str, list[float], list[float]]
+"""What was measured, and times of both ways, in seconds."""
 
 PROCESSES, ROUNDS, STEPS, WARM_UP = 2, 15, 24, 4
 GLOBAL_BATCH, BATCH = 16, 4
@@ -54,13 +62,14 @@ def _rank(rank: int, port: int, folder: str) -> None:
     logging.disable(logging.WARNING)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES), "RANK": str(rank)}
-    rows = _steps(Path(folder))  # Lightning opens the process group
-    rows = [*_sums(rank), *rows]
-    if rank == 0:
-        print("| | plain, ms | tree, ms | ratio of medians |\n| --- | --- | --- | --- |")
-        for name, plain, tree in rows:
-            ratio = statistics.median(tree) / statistics.median(plain)
-            print(f"| {name} | {_shown(plain)} | {_shown(tree)} | {ratio:.2f} |")
+    steps = _steps(Path(folder))  # Lightning opens the process group
+    tables = {"plain | bits": [*_sums(rank), *_shards(rank), *steps], "objects | numbers": [*_logged(rank)]}
+    for head, rows in tables.items() if rank == 0 else ():
+        print(f"| ms | {head} | ratio of medians |\n| --- | --- | --- | --- |")
+        for name, plain, ours in rows:
+            ratio = statistics.median(ours) / statistics.median(plain)
+            print(f"| {name} | {_shown(plain)} | {_shown(ours)} | {ratio:.2f} |")
+        print()
     distributed.barrier()
 
 
@@ -68,7 +77,7 @@ def _shown(times_s: list[float]) -> str:
     return f"{1000 * min(times_s):.1f} ({1000 * statistics.median(times_s):.1f})"
 
 
-def _sums(rank: int) -> Iterable[tuple[str, list[float], list[float]]]:
+def _sums(rank: int) -> Iterable[_Row]:
     layout = Layout(PROCESSES, rank, PROCESSES)
     for megabytes in MEGABYTES:
         value = torch.rand(megabytes * 1_000_000 // 4)
@@ -89,7 +98,69 @@ def _sums(rank: int) -> Iterable[tuple[str, list[float], list[float]]]:
         yield f"all-reduce, {megabytes} MB", plain, ours
 
 
-def _in_turn(*calls: Callable[[], None]) -> list[list[float]]:
+def _shards(rank: int) -> Iterable[_Row]:
+    """What FSDP2 does otherwise: its reduce-scatter, the norm, and a watch over the step of the optimizer."""
+    layout = Layout(PROCESSES, rank, PROCESSES, in_turn=True)
+    for megabytes in MEGABYTES:
+        part = torch.nn.Linear(4, 4)
+        fully_shard(part)
+        ours = Sum(part, {id(one): name for name, one in part.named_parameters()}, layout, Used())
+        sent = torch.rand(megabytes * 1_000_000 // 4)
+        mine = torch.empty(sent.numel() // PROCESSES)
+
+        def plain(mine: Tensor = mine, sent: Tensor = sent) -> None:
+            distributed.reduce_scatter_tensor(mine, sent)
+
+        def tree(ours: Sum = ours, mine: Tensor = mine, sent: Tensor = sent) -> None:
+            ours.begin()
+            ours.begin_batch(0)
+            ours(mine, sent, None, None)
+            ours.finish()
+
+        yield _row(f"reduce-scatter of FSDP2, {megabytes} MB", plain, tree)
+    layers = torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(38)))
+    fully_shard(layers)
+    parameters = list(layers.parameters())
+    for one in parameters:
+        one.grad = torch.rand_like(one)
+    gradients = [one.grad for one in parameters if one.grad is not None]
+    torch_norm = partial(torch.nn.utils.get_total_norm, gradients)
+
+    def plain_norm() -> None:
+        found: Any = torch_norm()
+        found.full_tensor().item()
+
+    yield _row("norm of 40 MB of sharded gradients", plain_norm, lambda: norm.norm(gradients).item())
+    whole = [one.full_tensor() for one in gradients]  # type: ignore[attr-defined]
+    plain_norm_of_whole = partial(torch.nn.utils.get_total_norm, whole)
+    yield _row("norm of 40 MB of whole gradients", plain_norm_of_whole, lambda: norm.norm(whole).item())
+    optimizer = torch.optim.AdamW(parameters)
+
+    def watched() -> None:
+        with WatchedShards():
+            optimizer.step()
+
+    yield _row("AdamW on 40 MB of shards", optimizer.step, watched)
+
+
+def _logged(rank: int) -> Iterable[_Row]:
+    """What each global batch exchanges of values that `self.log` has on_step."""
+    processes = Layout(PROCESSES, rank, PROCESSES)
+    for number in (0, 1, 8):
+        names = [f"value {place}" for place in range(number)]
+        own = {virtual: {name: torch.rand(()) for name in names} for virtual in (2 * rank, 2 * rank + 1)}
+        ours = LatestValues(processes, torch.device("cpu"))
+        ours.extend([own], names)
+        objects = partial(gathered, (own, names), processes)
+        yield _row(f"{number} values of 2 batches", objects, partial(ours.exchange, own, names))
+
+
+def _row(name: str, plain: Callable[[], Any], ours: Callable[[], Any]) -> _Row:
+    of_plain, of_ours = _in_turn(plain, ours)
+    return name, of_plain, of_ours
+
+
+def _in_turn(*calls: Callable[[], Any]) -> list[list[float]]:
     """Return the times of each call, in seconds."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(ROUNDS):
@@ -130,16 +201,19 @@ class _Net(LightningModule):
         return torch.optim.AdamW(self.parameters())
 
 
-def _steps(folder: Path) -> list[tuple[str, list[float], list[float]]]:
-    times: dict[str, list[float]] = {"samples": [], "bits": []}
+def _steps(folder: Path) -> list[_Row]:
+    times = {(strategy, elastic): list[float]() for strategy in ("DDP", "FSDP2") for elastic in ("samples", "bits")}
     for attempt in range(2):
-        for elastic, found in times.items():
-            found += _fit(folder / f"{elastic}-{attempt}", elastic)
+        for (strategy, elastic), found in times.items():
+            chosen = "ddp" if strategy == "DDP" else cairn.FSDP2Strategy()
+            found += _fit(folder / f"{strategy}-{elastic}-{attempt}", elastic, chosen)
     name = f"a step of a GPT with 0.8 million parameters, {GLOBAL_BATCH // BATCH // PROCESSES} batches of {BATCH}"
-    return [(name, times["samples"], times["bits"])]
+    return [
+        (f"{strategy}: {name}", times[strategy, "samples"], times[strategy, "bits"]) for strategy in ("DDP", "FSDP2")
+    ]
 
 
-def _fit(folder: Path, elastic: Any) -> list[float]:
+def _fit(folder: Path, elastic: Any, strategy: Any) -> list[float]:
     seed_everything(0, verbose=False)
     tokens: Any
     tokens, steps = torch.randint(0, 256, (GLOBAL_BATCH * STEPS, 129)), _Steps()
@@ -147,7 +221,7 @@ def _fit(folder: Path, elastic: Any) -> list[float]:
     trainer = Trainer(
         accelerator="cpu",
         devices=PROCESSES,
-        strategy="ddp",
+        strategy=strategy,
         max_epochs=1,
         logger=False,
         gradient_clip_val=1.0,

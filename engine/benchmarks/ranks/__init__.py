@@ -1,1 +1,1 @@
-"""What a save of a DDP training costs each of its ranks: `python -m benchmarks ranks`."""
+"""What a save of a DDP or FSDP2 training costs each of its ranks: `python -m benchmarks ranks`."""

@@ -67,9 +67,9 @@ def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Seq
         least_s = options.factor * statistics.median(found["whole"]["write_s"])
         blocks = Blocks(max(_PROBE_BATCHES, math.ceil(least_s / alone.batch_s)), options.pairs)
         for number in range(options.rounds):
-            ways = ["none", *options.ways] if number % 2 == 0 else [*options.ways[::-1], "none"]
-            for way in ways:
-                times = train(work / "run", WAYS[way].make, options.ranks, num_layers, blocks)
+            for way in options.ways[:: 1 if number % 2 == 0 else -1]:
+                make, strategy = WAYS[way].make, WAYS[way].strategy(options.ranks)
+                times = train(work / "run", make, options.ranks, num_layers, blocks, strategy)
                 raw["runs"].append({"way": way, "state_bytes": state_bytes, "blocks": asdict(blocks), "times": times})
                 one = figures.of_run(way, state_bytes, blocks, times)
                 console.print(f"  {state_bytes / 1e9:.2g} GB, round {number + 1}: {page.cells(one)}", style="dim")
@@ -89,12 +89,12 @@ def _repeat_command(argv: Sequence[str]) -> str:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks ranks", description="What a save costs each rank of DDP.")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks ranks", description="What a save costs each rank of DDP and FSDP2."
+    )
     add = parser.add_argument
     add("--sizes", nargs="+", type=float, default=[0.3, 1.0], metavar="GB", help="sizes of the state (default: 0.3 1)")
-    add(
-        "--ways", nargs="+", choices=list(WAYS)[1:], default=list(WAYS)[1:], help="ways to save; `none` takes part, too"
-    )
+    add("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="ways to save (default: all)")
     add("--ranks", type=int, default=2, help="number of processes (default: 2)")
     add("--rounds", type=int, default=2, help="number of rounds (default: 2)")
     add("--pairs", type=int, default=3, help="pairs of blocks in a training, with a save and without (default: 3)")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.ranks.training import Blocks
+from benchmarks.ranks.ways import QUIET
 
 Times = Sequence[Mapping[str, Sequence[float]]]
 """For each rank, when its batches started and ended."""
@@ -47,7 +48,7 @@ def of_run(way: str, state_bytes: int, blocks: Blocks, times: Times) -> Figures:
         lost.append((middle - begin) - (end - middle))
         quiet.append((end - middle) / blocks.length)
     stalls = []
-    if way != "none":
+    if way not in QUIET:
         of_ranks = [_gaps(item) for item in times]
         usual = [statistics.median(gap for batch, gap in gaps.items() if not blocks.due(batch)) for gaps in of_ranks]
         stalls = [

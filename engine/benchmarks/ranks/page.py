@@ -64,12 +64,12 @@ def text(raw: Mapping[str, Any]) -> str:
         "# What a save costs each rank",
         "Written by `make bench ARGS='ranks --write-results'` from the last measurement: do not edit.",
         f"{about['date']}: {about['cpu']}, {about['cores']} cores, {about['file_system']}, Python {about['python']}, "
-        f"torch {about['torch']}, lightning {about['lightning']}. {settings['ranks']} ranks on the CPU, DDP with gloo, "
+        f"torch {about['torch']}, lightning {about['lightning']}. {settings['ranks']} ranks on the CPU with gloo, "
         f"Adam, one thread each; {settings['rounds']} round(s) in alternation, each in new processes.",
         "Stall: from the end of a batch to the start of the next one, minus the same without a save; of the slower "
         "rank, median and worst, then the median of each rank. Lost: each training alternates between a block of "
         "batches with a save and an equally long one without; the wall time of the first minus that of the second, "
-        "median and range over all pairs. The row without checkpoints is the noise. The first save of a training "
+        "median and range over all pairs. The rows without checkpoints are the noise. The first save of a training "
         "counts nowhere.",
         *(
             part

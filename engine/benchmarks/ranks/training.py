@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import TensorDataset
 
 import cairn
@@ -70,6 +72,14 @@ class Net(LightningModule):
         super().__init__()
         self.layers = nn.Sequential(*(nn.Linear(_WIDTH, _WIDTH, bias=False) for _ in range(num_layers)))
 
+    def configure_model(self) -> None:
+        """Shard the model where Lightning leaves that to it."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, cairn.FSDP2Strategy):
+            mesh = strategy.device_mesh["data_parallel"]
+            for part in (*self.layers, self.layers):
+                fully_shard(part, mesh=mesh)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss: Tensor = self.layers(batch[0]).square().mean()
         return loss
@@ -92,7 +102,9 @@ class Clock(Callback):
         self.ends.append(time.perf_counter())
 
 
-def train(folder: Path, make: Make, ranks: int, num_layers: int, blocks: Blocks) -> list[dict[str, list[float]]]:
+def train(
+    folder: Path, make: Make, ranks: int, num_layers: int, blocks: Blocks, strategy: Any = "ddp"
+) -> list[dict[str, list[float]]]:
     """Train once in new processes.
 
     Args:
@@ -101,6 +113,7 @@ def train(folder: Path, make: Make, ranks: int, num_layers: int, blocks: Blocks)
         ranks: Number of processes.
         num_layers: Size of the model.
         blocks: Its batches.
+        strategy: Strategy of the trainer.
 
     Returns:
         For each rank, when its batches started and ended, in seconds.
@@ -113,7 +126,7 @@ def train(folder: Path, make: Make, ranks: int, num_layers: int, blocks: Blocks)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     try:
-        together(ranks, lambda rank: _rank(folder, make, rank, ranks, port, num_layers, blocks))
+        together(ranks, lambda rank: _rank(folder, make, rank, ranks, port, num_layers, blocks, strategy))
         return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -139,7 +152,9 @@ def together(ranks: int, work: Callable[[int], None]) -> None:
         raise RuntimeError(f"ranks have ended with {[process.exitcode for process in processes]}; see above")
 
 
-def _rank(folder: Path, make: Make, rank: int, ranks: int, port: int, num_layers: int, blocks: Blocks) -> None:
+def _rank(
+    folder: Path, make: Make, rank: int, ranks: int, port: int, num_layers: int, blocks: Blocks, strategy: Any
+) -> None:
     torch.set_num_threads(1)
     for name in ("lightning.pytorch", "lightning.fabric", "cairn"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -151,7 +166,7 @@ def _rank(folder: Path, make: Make, rank: int, ranks: int, port: int, num_layers
     trainer = Trainer(
         accelerator="cpu",
         devices=ranks,
-        strategy="ddp",
+        strategy=strategy,
         max_steps=blocks.num_batches,
         callbacks=[clock, *saving],
         enable_checkpointing=any(isinstance(item, Checkpoint) for item in saving),

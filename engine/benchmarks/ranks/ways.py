@@ -1,4 +1,4 @@
-"""The ways to save a DDP training: what each adds to the callbacks of the trainer."""
+"""The ways to save a training of several ranks: its strategy, and what each adds to the callbacks of the trainer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, async_save, save
 
@@ -33,12 +34,14 @@ class Way:
         make: Returns the callbacks, given the directory and when a save is due.
         synced: What of a finished save is on the disk: "yes", "files" without their directory, or "no".
         is_ours: Whether it is Cairn's.
+        strategy: Returns the strategy of the trainer, given the number of ranks.
     """
 
     label: str
     make: Make
     synced: str = "no"
     is_ours: bool = False
+    strategy: Callable[[int], Any] = lambda ranks: "ddp"
 
 
 class DueTrigger:
@@ -70,6 +73,10 @@ def _lightning(directory: Path, due: Due) -> Sequence[Callback]:
                 super().on_train_batch_end(trainer, pl_module, *args)
 
     return [WhenDue(dirpath=directory, every_n_train_steps=1, save_top_k=1)]
+
+
+def _model_parallel(sharded: bool) -> Callable[[int], Any]:
+    return lambda ranks: ModelParallelStrategy(ranks, 1, save_distributed_checkpoint=sharded)
 
 
 class _Dcp(Callback):
@@ -132,4 +139,14 @@ WAYS = {
     ),
     "dcp-save": Way("dcp.save", lambda directory, due: [_Dcp(directory, due, in_background=False)], synced="files"),
     "lightning": Way("ModelCheckpoint, full state on rank 0", _lightning),
+    # Sharded models, each with the strategy of the library that saves it.
+    "fsdp-none": Way("FSDP2, no checkpoints", lambda directory, due: [], strategy=lambda ranks: cairn.FSDP2Strategy()),
+    "fsdp-cairn": Way(
+        "FSDP2, Cairn", _cairn(sharded=True), "yes", is_ours=True, strategy=lambda ranks: cairn.FSDP2Strategy()
+    ),
+    "fsdp-sharded": Way("FSDP2, ModelCheckpoint, sharded", _lightning, "files", strategy=_model_parallel(True)),
+    "fsdp-full": Way("FSDP2, ModelCheckpoint, full state", _lightning, strategy=_model_parallel(False)),
 }
+
+QUIET = tuple(name for name, way in WAYS.items() if way.label.endswith("no checkpoints"))
+"""Ways that save nothing: the noise of the others."""

@@ -10,6 +10,7 @@ Each process reads only the bytes that its part of each tensor needs. Nothing is
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,15 @@ from cairn.writing.load import load
 from cairn.writing.sharded.assemble import Part, Shards
 
 __all__ = ["Reader"]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of a tensor, and its bytes in a shard."""
+
+    offsets: torch.Size
+    sizes: torch.Size
+    data: Tensor
 
 
 class Reader(StorageReader):
@@ -156,21 +166,18 @@ class Reader(StorageReader):
             return BytesStorageMetadata()
         properties = TensorProperties(dtype=value.dtype)
         whole = ChunkStorageMetadata(torch.Size([0] * value.dim()), value.shape)
-        chunks = [
-            ChunkStorageMetadata(_offsets(value, first), torch.Size([num_rows, *value.shape[1:]]))
-            for first, num_rows, _ in self._row_parts(value)
-        ]
+        chunks = [ChunkStorageMetadata(block.offsets, block.sizes) for block in self._blocks(value)]
         return TensorStorageMetadata(properties, value.shape, chunks or [whole])
 
-    def _row_parts(self, value: Tensor) -> list[tuple[int, int, Part]]:
-        """Return the parts of a tensor that shards have: first row, number of rows; none if it is read as a whole."""
+    def _blocks(self, value: Tensor) -> list[_Block]:
+        """Return the blocks of a tensor that shards have; none if it is read as a whole."""
         name = self._name_of(value)
         if self._shards is None or name is None or not value.is_contiguous() or not value.dim():
             return []
-        row_bytes, parts = prod(value.shape[1:]) * value.element_size(), self._shards.parts[name]
-        if value.nbytes != self._shards.num_bytes[name] or any(part.first % row_bytes for part in parts):
+        if value.nbytes != self._shards.num_bytes[name]:
             return []
-        return [(part.first // row_bytes, part.data.numel() // row_bytes, part) for part in parts]
+        found = [_block(value, part) for part in self._shards.parts[name]]
+        return [block for block in found if block is not None] if None not in found else []
 
     def _chunk(self, item: ReadItem) -> Tensor:
         value: Tensor = self._values[item.storage_index.fqn]
@@ -178,17 +185,28 @@ class Reader(StorageReader):
         if self._shards is None or name is None:
             return value
         offset = item.storage_index.offset
-        for first, num_rows, part in self._row_parts(value):
-            if offset is not None and offset[0] == first:
-                is_aligned = part.data.storage_offset() % value.element_size() == 0
-                data = part.data if is_aligned else part.data.clone()
-                return data.view(value.dtype).view(num_rows, *value.shape[1:])
+        for block in self._blocks(value):
+            if offset is not None and offset == block.offsets:
+                is_aligned = block.data.storage_offset() % value.element_size() == 0
+                data = block.data if is_aligned else block.data.clone()
+                return data.view(value.dtype).view(block.sizes)
         joined = self._shards.storage(name)
         return torch.empty(0, dtype=value.dtype).set_(joined, value.storage_offset(), value.shape, value.stride())
 
 
-def _offsets(value: Tensor, first: int) -> torch.Size:
-    return torch.Size([first, *[0] * (value.dim() - 1)])
+def _block(value: Tensor, part: Part) -> _Block | None:
+    """Return which block of a tensor a part is; None if it is not one."""
+    row_bytes, rest = prod(value.shape[1:]) * value.element_size(), value.dim() - 1
+    if (tile := part.tile) is None:
+        if part.first % row_bytes:
+            return None
+        sizes = torch.Size([part.data.numel() // row_bytes, *value.shape[1:]])
+        return _Block(torch.Size([part.first // row_bytes, *[0] * rest]), sizes, part.data)
+    if tile.row_bytes != row_bytes:  # it is divided behind the second dimension
+        return None
+    column_bytes = row_bytes // value.shape[1]
+    offsets = torch.Size([tile.rows[0], tile.columns[0] // column_bytes, *[0] * (rest - 1)])
+    return _Block(offsets, torch.Size([tile.num_rows, tile.run_bytes // column_bytes, *value.shape[2:]]), part.data)
 
 
 def _as_bytes(value: Any) -> io.BytesIO:

@@ -218,6 +218,19 @@ def make_new(path: Path, flags: int = os.O_WRONLY, mode: int = 0o666) -> int:
         return os.open(path, created, mode)
 
 
+def make_once(path: Path) -> bool:
+    """Create an empty file, which several processes may try; return whether this one did it.
+
+    Raises:
+        OSError: It cannot be created, for another reason than that its name is taken.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    except FileExistsError:
+        return False
+    return True
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """Create a file as `make_new` does, and close it at the end of the block.

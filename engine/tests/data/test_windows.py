@@ -147,8 +147,10 @@ def test_how_a_window_is_shared_is_said_in_words(size, batch_size, world_size, t
     assert str(Share(size, batch_size, 0, world_size)) == text
 
 
-@given(st.integers(1, 100), st.integers(1, 24), st.integers(1, 8), st.integers(1, 8))
-def test_with_virtual_ranks_the_batches_are_the_same_on_any_number_of_processes(num, size, batch_size, world_size):
+@given(st.integers(1, 100), st.integers(1, 24), st.integers(1, 8), st.integers(1, 8), st.booleans())
+def test_with_virtual_ranks_the_batches_are_the_same_on_any_number_of_processes(
+    num, size, batch_size, world_size, in_turn
+):
     windows = Windows(num, size)
     alone = Share(size, batch_size, 0, 1, has_virtual_ranks=True)
     number = alone.num_virtual_ranks
@@ -157,7 +159,7 @@ def test_with_virtual_ranks_the_batches_are_the_same_on_any_number_of_processes(
     expected = [places.tolist() for places in alone.batches(windows, 0)]
     found = [[] for _ in expected]
     for rank in range(world_size):
-        share = Share(size, batch_size, rank, world_size, has_virtual_ranks=True)
+        share = Share(size, batch_size, rank, world_size, has_virtual_ranks=True, in_turn=in_turn)
         batches = [places.tolist() for places in share.batches(windows, 0)]
         assert len(batches) == share.num_batches(windows, windows.number) == windows.number * share.per_window
         weights = [GlobalBatches(windows, share).weight(batch) for batch in range(len(batches))]
@@ -168,6 +170,8 @@ def test_with_virtual_ranks_the_batches_are_the_same_on_any_number_of_processes(
             assert weight == GlobalBatches(windows, alone).weight(window * number + virtual)
             if turn < len(share.own):
                 found[window * number + virtual].append(places)
+            if in_turn:
+                assert virtual == min(turn, len(share.own) - 1) * world_size + rank
     assert found == [[places] for places in expected], "each of them once"
 
 

@@ -63,8 +63,11 @@ PLACES = [
     ("kind", "seen"),
     [
         ("worker", ["Rank 0 hangs", "Process ", "in __getitem__", "in sleep_for_ever"]),
-        ("collective", ["Rank 0 hangs", "Rank 1 hangs", "Rank 0 ends the run", "in sleep_for_ever", *PLACES]),
-        ("stopped", ["Rank 1 hangs", "Rank 0 does not answer. It is stopped, dead, or on a node that is lost."]),
+        (
+            "collective",
+            ["Stack traces of rank 0", "Stack traces of rank 1", "Rank 0 ends the run", "in sleep_for_ever", *PLACES],
+        ),
+        ("stopped", ["Rank 1 hangs", "Rank 0 does not answer. It is stopped, dead, on a node that is lost, or "]),
     ],
 )
 def test_a_hang_is_shown_and_ends_all_processes(tmp_path, kind, seen):

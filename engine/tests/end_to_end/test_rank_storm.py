@@ -18,5 +18,6 @@ pytestmark = [
 def test_no_kill_of_any_rank_or_writer_tears_a_checkpoint_or_undoes_progress(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "_START", rank_storm.slowed(writer._START))
     monkeypatch.setattr(rank_storm, "EPOCHS", 4)
+    monkeypatch.setattr(rank_storm, "LAUNCHER_S", 2.0)
     counts = rank_storm.storm(tmp_path, kills=4, processes=None, seed=5, options={})
     assert (counts["kills"], counts["moves"] > 0) == (4, True)

@@ -65,3 +65,9 @@ def test_a_hook_that_fails_on_one_rank_ends_all_of_them(tmp_path):
     output = start(tmp_path, "fail", 2).end(expect=1, seconds=60)
     assert "this rank has no disk" in output
     assert "The state of another rank could not be saved" in output
+
+
+def test_a_hook_that_fails_on_one_rank_ends_one_that_waits_for_it_inside_of_the_hook(tmp_path):
+    process = start(tmp_path, "leave", 2)
+    assert process.wait() != 0  # Lightning kills rank 0, if it does not notice first that its connection is closed
+    assert "this rank has no disk" in process.output

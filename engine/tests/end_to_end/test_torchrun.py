@@ -9,7 +9,7 @@ import pytest
 from tests.support.callbacks import recorded
 from tests.support.command import QUICK, RECORD, Process, start
 from tests.support.equality import differences, outcome
-from tests.support.forks import RANKS
+from tests.support.forks import RANKS, TORCHRUN
 
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory
@@ -24,6 +24,7 @@ COMMAND = [
     "trainer.max_epochs=2",
     "checkpoint.save_interval=4",
     "checkpoint.when_busy=wait",
+    "checkpoint.sharded=true",
     "test=false",
 ]
 ENDS = ["0:0:6:SIGKILL", "1:1:9:SIGTERM"]
@@ -34,9 +35,10 @@ def test_a_run_that_torchrun_restarts_twice_is_exact(tmp_path: Path) -> None:
     whole, logs = tmp_path / "whole", tmp_path / "logs"
     start(whole, *COMMAND, **{RANKS: "1"}).end()
     ends = f"+callbacks.end={{_target_: tests.support.callbacks.EndAt, _args_: {ENDS}}}"
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=2", "--rdzv-id=mine"]
+    launcher = [*TORCHRUN, "--nproc-per-node=2", "--max-restarts=2", "--rdzv-id=mine"]
     options = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--monitor-interval=0.1"]
-    output = Process([*launcher, *options, "train.py", *COMMAND, ends, f"paths.log_dir={logs}"], fresh=True).end()
+    command = [*launcher, *options, "train.py", *COMMAND, ends, f"paths.log_dir={logs}"]
+    output = Process(command, fresh=False, **{RANKS: "6"}).end()
     (run,) = (logs / "train" / "runs").iterdir()
     assert run.name == "torchrun-mine"
     assert json.loads((run / "run.json").read_text())["status"] == "finished", output

@@ -63,7 +63,7 @@ ROOMS_INSIDE = {
         "settings": "loops reading saved",
         "logs": "",
         "fsdp": "io saved",
-        "checks": "agreement capture fsdp loops policy reading saved",
+        "checks": "agreement collect fsdp loops policy reading saved",
     },
     "writing": {"sharded": "decode encode form_encoder forms subclasses"},
     "hydra": {

@@ -352,7 +352,7 @@ def test_a_child_recognizes_itself_by_what_its_parent_announced(environment):
 
 def test_a_child_reads_what_was_announced(environment):
     command_line.announce_children(config="/run/config.yaml", run="abc", start=None)
-    assert command_line.announced() == {"config": "/run/config.yaml", "run": "abc", "start": None}
+    assert command_line.announced() == (os.getpid(), {"config": "/run/config.yaml", "run": "abc", "start": None})
 
 
 def test_config_path_starts_at_the_directory_of_train_py(tmp_path):

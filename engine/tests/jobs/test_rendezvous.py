@@ -88,6 +88,18 @@ def test_the_other_processes_wait_for_the_first(tmp_path):
     assert Rendezvous(tmp_path, Rank(1, 2, "a")).wait() == FACTS, "what was announced first counts"
 
 
+def test_a_process_that_waits_helps_the_first_one_meanwhile(tmp_path):
+    first, asked = Rendezvous(tmp_path, Rank(0, 2, "a")), []
+
+    def help_twice():
+        asked.append(None)
+        if len(asked) == 2:
+            first.announce(FACTS)
+
+    assert Rendezvous(tmp_path, Rank(1, 2, "a")).wait(meanwhile=help_twice) == FACTS
+    assert len(asked) == 2
+
+
 def test_the_first_process_may_announce_that_there_is_nothing_to_take_part_in(tmp_path):
     Rendezvous(tmp_path, Rank(0, 2, "a")).announce(None)
     assert Rendezvous(tmp_path, Rank(1, 2, "a")).wait() is None

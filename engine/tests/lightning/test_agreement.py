@@ -4,12 +4,14 @@ import multiprocessing
 import pickle
 import signal
 import threading
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 from tests.support.thread_ranks import on_threads
 from torch import distributed
 
+from cairn.lightning import agreement as agreement_module
 from cairn.lightning.agreement import TIME_LIMIT, Alone, Ranks, first_error, together
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks ranks")
@@ -126,3 +128,20 @@ def test_all_ranks_fail_if_one_does():
 )
 def test_the_first_error_is_that_of_all_ranks(errors, expected):
     assert on_threads(lambda agreement, rank: first_error(agreement, errors[rank]), 3) == [expected] * 3
+
+
+def test_a_rank_that_fails_does_not_wait_for_one_that_waits_for_it(tmp_path, monkeypatch):
+    """Code of the user may be collective: the other rank is in it until the process of this one ends."""
+    monkeypatch.setattr(agreement_module, "_OTHERS", timedelta(seconds=0.01))
+
+    def talk(agreement, rank):
+        agreement.share(None)  # makes the group
+        try:
+            with together(agreement, "It", "done"):
+                if rank == 1:
+                    raise ZeroDivisionError
+                distributed.barrier()
+        except Exception as error:
+            return type(error).__name__
+
+    assert on_ranks(tmp_path, talk) == ["RuntimeError", "ZeroDivisionError"]

@@ -4,7 +4,8 @@ import multiprocessing
 
 import pytest
 import torch
-from tests.support import bits_fit, elastic_fit
+from lightning.pytorch import Trainer
+from tests.support import bits_fit, bits_table, elastic_fit
 from tests.support.bits_fit import Net, fit, start
 from torch import nn
 from torchmetrics import PearsonCorrCoef
@@ -16,39 +17,39 @@ forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods()
 quiet = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The run on one process."""
-    return start(tmp_path_factory.mktemp("run"), 1)
+@forks
+@pytest.mark.slow
+def test_ddp_and_fsdp2_on_any_number_of_processes_end_with_the_same_bits(tmp_path):
+    """Weights, optimizer states and metrics; the table of docs/processes.md has two epochs, and further options."""
+    found = bits_table.digests(tmp_path, max_epochs=1)
+    assert len(found) == 8
+    assert len(set(found.values())) == 1, found
 
 
 @forks
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3, 4])
-def test_any_number_of_processes_ends_with_the_same_bits(tmp_path, undisturbed, processes):
-    found = start(tmp_path, processes)
+def test_a_run_that_moves_ends_with_the_same_bits(tmp_path):
+    undisturbed = start(tmp_path / "1", 1)
+    # An epoch has four steps. FSDP2 and DDP on as many processes deal out virtual ranks in different ways.
+    for strategy, processes, steps in [("ddp", 1, 1), ("fsdp", 3, 3), ("ddp", 3, 6), ("fsdp", 4, 7)]:
+        assert not start(tmp_path / "moved", processes, strategy=strategy, max_steps=steps).error
+    found = start(tmp_path / "moved", 2)
     assert found == undisturbed
     rows = found.metrics.splitlines()
     assert len(rows) > 8, rows[0]
-    assert {"loss_step", "loss_epoch", "mean", "rare_step", "val/loss", "test/loss"} <= set(rows[0].split(","))
-
-
-@forks
-@pytest.mark.slow
-def test_a_run_that_moves_ends_with_the_same_bits(tmp_path, undisturbed):
-    for processes, steps in [(1, 1), (3, 3), (4, 5)]:  # an epoch has four steps
-        assert not start(tmp_path, processes, max_steps=steps).error
-    assert start(tmp_path, 2) == undisturbed
+    names = {"loss_step", "loss_epoch", "mean", "rare_step", "began_step", "stepped", "val/loss", "test/loss"}
+    assert names <= set(rows[0].split(","))
 
 
 @forks
 @pytest.mark.slow
 def test_processes_may_have_different_numbers_of_virtual_ranks(tmp_path):
-    """Three processes with four of them: two processes work on a batch twice."""
-    options = {"size": 8, "val_size": 8, "max_epochs": 1}
+    """Two processes with three of them: one process works on a batch twice. Gradients are clipped by value."""
+    options = {"size": 6, "val_size": 6, "max_epochs": 1, "foreach": True}
+    options |= {"gradient_clip_val": 0.02, "gradient_clip_algorithm": "value"}
     undisturbed = start(tmp_path / "1", 1, **options)
-    assert not start(tmp_path / "moved", 3, max_steps=5, **options).error
-    assert start(tmp_path / "moved", 3, **options) == undisturbed
+    assert not start(tmp_path / "moved", 2, strategy="fsdp", max_steps=7, **options).error
+    assert start(tmp_path / "moved", 2, **options) == undisturbed
 
 
 @forks
@@ -56,8 +57,9 @@ def test_processes_may_have_different_numbers_of_virtual_ranks(tmp_path):
 def test_an_iterable_has_the_same_bits_with_other_workers_and_processes(tmp_path):
     options = {"elastic": "bits", "max_epochs": 1}
     undisturbed = elastic_fit.start(tmp_path / "1", 1, num_workers=1, **options)
-    elastic_fit.start(tmp_path / "moved", 1, num_workers=1, max_steps=1, **options)
-    moved = elastic_fit.start(tmp_path / "moved", 3, num_workers=0, **options)
+    sharded = {**options, "strategy": cairn.FSDP2Strategy()}
+    elastic_fit.start(tmp_path / "moved", 3, num_workers=0, max_steps=1, **sharded)
+    moved = elastic_fit.start(tmp_path / "moved", 3, num_workers=1, **options)
     assert (moved.weights, moved.metrics) == (undisturbed.weights, undisturbed.metrics)
 
 
@@ -65,10 +67,37 @@ def test_an_iterable_has_the_same_bits_with_other_workers_and_processes(tmp_path
 @pytest.mark.slow
 def test_without_it_the_bits_differ(tmp_path):
     """Otherwise the tests above would prove nothing."""
-    found = [start(tmp_path / str(number), number, elastic="samples", max_epochs=1) for number in (1, 3)]
-    assert not any(one.error for one in found)
-    assert found[0].weights != found[1].weights
-    assert found[0].metrics != found[1].metrics
+    options = {"elastic": "samples", "rare": False, "max_epochs": 1}
+    found = bits_table.digests(tmp_path, [("ddp", 1), ("ddp", 3), ("fsdp", 2)], **options)
+    assert not any("Error" in one for one in found.values())
+    assert len(set(found.values())) == 3
+
+
+@quiet
+def test_a_loader_deals_out_its_batches_as_before_when_the_run_has_ended(tmp_path):
+    loader = cairn.DataLoader(bits_fit.Text(8), 2, global_batch_size=8)
+    saving = cairn.Checkpointer(tmp_path, elastic="bits", watchdog="off")
+    trainer = Trainer(callbacks=[saving], max_steps=1, limit_val_batches=0, logger=False, accelerator="cpu")
+    shares = []
+    net = Net()
+    net.on_train_start = lambda: shares.append(loader.global_batches.share)
+    trainer.fit(net, loader)
+    assert [share.has_virtual_ranks for share in (*shares, loader.global_batches.share)] == [True, False]
+    assert "clip_grad_by_norm" not in vars(trainer.precision_plugin)
+
+
+class LogsInHooks(Net):
+    def on_before_zero_grad(self, optimizer):
+        self.log("began", 1.0, on_epoch=True, reduce_fx="sum", rank_zero_only=True)
+
+    def on_before_optimizer_step(self, optimizer):
+        self.log("stepped", 1.0, on_epoch=True, reduce_fx="sum", rank_zero_only=True)
+
+
+@quiet
+def test_what_hooks_of_the_step_log_counts_once_in_a_global_batch(tmp_path):
+    trainer, _ = fit(tmp_path, net=LogsInHooks(), max_epochs=1, max_steps=-1)
+    assert [trainer.callback_metrics[name] for name in ("began", "stepped")] == [4, 4]
 
 
 @quiet

@@ -868,14 +868,14 @@ def test_a_failed_training_commits_its_pending_save_and_leaves_no_threads_or_fil
 
 
 def test_a_run_saved_before_costs_were_recorded_is_resumed(tmp_path, monkeypatch):
-    original = capture.capture
+    original = capture.contents
 
-    def older(trainer, place, position, origin, clock, *others):
+    def older(collected, trainer, place, position, origin, clock):
         known = {key: clock[key] for key in ("elapsed_s", "num_saves")}
-        return original(trainer, place, position, origin, known, *others)
+        return original(collected, trainer, place, position, origin, known)
 
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "capture", older)
+        patch.setattr(capture, "contents", older)
         fit(prepare(tmp_path, Scored(), policy(tmp_path)))
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path), plan=plan_of(tmp_path), max_epochs=2))
     assert (run.module.num_batches, run.engine.telemetry.num_saves) == (8, 16)

@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
+from cairn.lightning import hang_ranks
 from cairn.lightning.hang_ranks import RanksAtHang
 from cairn.store import hang_reports
 from cairn.types import Position
@@ -83,3 +85,41 @@ def test_a_main_process_that_is_stopped_is_noticed(tmp_path, monkeypatch):
                 time.sleep(0.001)
         finally:
             main.kill()
+
+
+def test_a_rank_whose_limit_is_longer_answers_all_the_same(tmp_path):
+    ranks = [rank_of(tmp_path, rank) for rank in range(3)]
+    for own in ranks[:2]:
+        own.attempt = "a1"
+    ranks[2].attempt = "b2"  # of another attempt
+    assert not ranks[0].is_called()
+    ranks[1].report(WHERE)
+    assert [own.is_called() for own in ranks] == [True, True, False]
+    assert not rank_of(tmp_path, 0).is_called(), "training has not begun"
+
+
+def test_a_disk_that_hangs_does_not_hold_up_a_look(tmp_path, monkeypatch):
+    goes_on = threading.Event()
+    monkeypatch.setattr(hang_ranks, "_CALL_S", 0.01)
+    monkeypatch.setattr(hang_reports, "is_called", lambda *_: goes_on.wait(600))
+    own = rank_of(tmp_path, 0)
+    own.attempt = "a1"
+    try:
+        assert [own.is_called(), own.is_called()] == [False, False]
+        asking = own._asking
+    finally:
+        goes_on.set()
+    asking.join(600)
+    assert own.is_called()
+
+
+def test_a_hang_is_noted_by_one_process_of_an_attempt(tmp_path):
+    """Rank 0 may answer after another one has found that it does not."""
+    ranks = [rank_of(tmp_path, rank, 2) for rank in range(2)]
+    for own in ranks:
+        own.attempt = "a1"
+    ranks[1].report(WHERE)
+    assert [ranks[1].ends_the_run(0.0), ranks[0].ends_the_run(0.0)] == [True, False]
+    alone = rank_of(tmp_path, 0, 1)
+    alone.attempt = "b2"
+    assert [alone.ends_the_run(0.0), alone.ends_the_run(0.0)] == [True, False], "its sentinel was faster"

@@ -5,11 +5,10 @@ import json
 import os
 import pickle
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from tests.lightning.test_library import fit, made
 from tests.lightning.test_requeue import job  # noqa: F401 - a fixture
@@ -28,11 +27,11 @@ class Hanging(Callback):
     """Raises the alarm of a watchdog before a batch, as its thread does."""
 
     def __init__(self, checkpoints, at=5):
-        self.checkpoints, self.at, self.threads = checkpoints, at, None
+        self.checkpoints, self.at, self.thread = checkpoints, at, None
 
     def on_train_batch_start(self, trainer, *_):
         if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
-            self.threads = names()
+            self.thread = watching(self.checkpoints)
             thread = threading.Thread(target=self.checkpoints.watch._alarm, args=(ALARM,))
             thread.start()
             thread.join()
@@ -57,15 +56,16 @@ class Logger(CSVLogger):
         self.preempted += 1
 
 
-def names():
-    return [thread.name for thread in threading.enumerate()]
+def watching(checkpoints):
+    """The thread of a watchdog, while a fit is watched; a test before may have left one."""
+    watchdog = checkpoints.watch._watchdog
+    return None if watchdog is None else watchdog._thread
 
 
-def assert_unwatched():
-    limit = time.monotonic() + 60
-    while "watchdog" in names():
-        assert time.monotonic() < limit, "it ends with the fit"
-        time.sleep(0.001)
+def assert_unwatched(checkpoints, thread):
+    assert watching(checkpoints) is None
+    thread.join(600)
+    assert not thread.is_alive(), "it ends with the fit"
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def hang(tmp_path, at_hang=None, **options):
 
 def test_a_hang_is_noted_and_the_process_exits_with_a_code_that_launchers_requeue(tmp_path, exits, capfd):
     at_hang = AtHang()
-    _, callback, logger = hang(tmp_path, at_hang)
+    checkpoints, callback, logger = hang(tmp_path, at_hang)
     assert exits == [os.EX_TEMPFAIL]
     assert at_hang.called == [(5, True)]
     assert logger.preempted == 1
@@ -102,8 +102,7 @@ def test_a_hang_is_noted_and_the_process_exits_with_a_code_that_launchers_requeu
     assert "the last boundary was epoch 0, batch 5" in said
     assert "Thread MainThread" in said
     assert "on_train_batch_start" in said
-    assert "watchdog" in callback.threads
-    assert_unwatched()
+    assert_unwatched(checkpoints, callback.thread)
 
 
 def test_the_stacks_go_to_the_log_of_the_run_too(tmp_path, exits):
@@ -112,6 +111,23 @@ def test_the_stacks_go_to_the_log_of_the_run_too(tmp_path, exits):
     hang(tmp_path, at_hang)
     assert "Rank 0 hangs" in at_hang.log_file.read_text()
     assert "on_train_batch_start" in at_hang.log_file.read_text()
+
+
+def test_a_rank_that_another_one_has_called_answers_and_ends_before_its_own_limit(tmp_path, exits, capfd):
+    class Called(Hanging):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
+                watch = self.checkpoints.watch
+                watch._ranks.is_called = lambda: True
+                thread = threading.Thread(target=watch._look, args=(600.0,))
+                thread.start()
+                thread.join()
+
+    checkpoints, at_hang = made(tmp_path), AtHang()
+    checkpoints.at_hang = at_hang
+    fit(checkpoints, tmp_path, callbacks=[Called(checkpoints), checkpoints])
+    assert (exits, at_hang.called) == ([os.EX_TEMPFAIL], [(5, True)])
+    assert "Rank 0 is asked where it is, because another rank hangs: no batch" in capfd.readouterr().err
 
 
 def test_a_launcher_that_requeues_sets_the_exit_code(tmp_path, exits):
@@ -161,23 +177,56 @@ def test_a_watchdog_that_is_off_starts_no_thread(tmp_path, exits, value, watched
 
     class Look(Callback):
         def on_train_batch_end(self, *_):
-            seen.append("watchdog" in names())
+            thread = watching(checkpoints)
+            seen.append(thread is not None and thread.is_alive())
 
     checkpoints = made(tmp_path, watchdog=value)
     fit(checkpoints, tmp_path, callbacks=[Look(), checkpoints])
     assert set(seen) == {watched}
 
 
-def test_a_fit_that_an_error_ends_is_not_watched_any_more(tmp_path, exits):
-    class Fails(Callback):
-        def on_train_batch_start(self, *_):
-            assert "watchdog" in names()
-            raise OSError("no disk")
+class Fails(Callback):
+    """Fails in a batch, and perhaps again in its hook for errors."""
 
-    checkpoints = made(tmp_path / "a")
+    def __init__(self, again):
+        self.again = again
+
+    def on_train_batch_start(self, trainer, *_):
+        self.checkpoints = trainer.checkpoint_callback
+        self.thread = watching(self.checkpoints)
+        raise OSError("no disk")
+
+    def on_exception(self, *_):
+        if self.again:
+            raise ValueError("no end")
+
+
+def test_a_fit_that_an_error_ends_is_not_watched_any_more(tmp_path, exits):
+    checkpoints, fails = made(tmp_path / "a"), Fails(again=False)
     with pytest.raises(OSError, match="no disk"):
-        fit(checkpoints, tmp_path, callbacks=[Fails(), checkpoints])
-    assert_unwatched()
+        fit(checkpoints, tmp_path, callbacks=[fails, checkpoints])
+    assert_unwatched(checkpoints, fails.thread)
+
+
+@pytest.mark.parametrize("look", [lambda watch: watch._alarm(ALARM), lambda watch: watch._look(600.0)])
+def test_a_process_that_has_left_a_fit_in_any_way_is_not_ended(tmp_path, exits, look):
+    """An error in the on_exception of another callback keeps Lightning from calling ours."""
+    checkpoints, fails = made(tmp_path / "a"), Fails(again=True)
+    with pytest.raises(ValueError, match="no end"):
+        fit(checkpoints, tmp_path, callbacks=[fails, checkpoints])
+    assert fails.thread.is_alive()
+    look(checkpoints.watch)
+    assert exits == []
+    assert_unwatched(checkpoints, fails.thread)
+
+
+def test_a_process_that_lightning_has_forked_is_watched_although_it_is_not_in_fit(tmp_path):
+    """The launcher calls another method of the trainer there."""
+    trainer, namespace = Trainer(logger=False, default_root_dir=tmp_path), {"__name__": Trainer.__module__}
+    exec("def run(self, look):\n    return look(self)", namespace)
+    assert namespace["run"](trainer, ends._is_fitting)
+    assert not namespace["run"](object(), lambda _: ends._is_fitting(trainer))
+    assert not ends._is_fitting(trainer)
 
 
 def test_each_batch_validation_batch_and_boundary_is_a_sign_of_life(tmp_path):

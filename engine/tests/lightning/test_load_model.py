@@ -11,6 +11,7 @@ from tests.support.project import example
 from tests.support.values import draft, file_of
 from tests.template.helpers import CLASSIFIER, LANGUAGE_MODEL, OLD_CLASSIFIER, PLATEAU
 from torch import nn
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 from cairn.errors import SpecError
 from cairn.lightning.load_model import load_model
@@ -173,6 +174,20 @@ class Renamed(BuiltInConfigureModel):
         checkpoint["state_dict"] = {"net.weight": torch.ones(1, 2), "net.bias": torch.zeros(1)}
 
 
+class Parallel(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 1)
+
+    def configure_model(self):
+        parallelize_module(self.net, self.device_mesh["tensor_parallel"], ColwiseParallel())
+
+
+class Broken(Parallel):
+    def configure_model(self):
+        self.missing["tensor_parallel"]
+
+
 class Lazy(BuiltInConfigureModel):
     def configure_model(self):
         self.net = nn.LazyLinear(1)
@@ -197,13 +212,19 @@ def of_class(checkpoint, monkeypatch):
         (Lenient, WEIGHTS),
         (Renamed, {"old": torch.ones(2)}),
         (Lazy, WEIGHTS),
+        (Parallel, WEIGHTS),
     ],
-    ids=["setup", "configure_model", "compiled", "extra state", "not strict", "renamed", "lazy"],
+    ids=["setup", "configure_model", "compiled", "extra state", "not strict", "renamed", "lazy", "tensor parallel"],
 )
 def test_what_lightning_loads_is_loaded(of_class, kind, weights):
     model = load_model(of_class(kind, weights))
     assert model.net.weight.tolist() == [[1, 1]]
     assert getattr(model, "count", 5) == 5
+
+
+def test_another_error_of_configure_model_is_raised(of_class):
+    with pytest.raises(AttributeError, match="missing"):
+        load_model(of_class(Broken, WEIGHTS))
 
 
 def test_layers_that_need_data_are_named(of_class):

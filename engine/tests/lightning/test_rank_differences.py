@@ -135,3 +135,20 @@ def test_rank_0_gets_messages_of_the_others_only_if_one_of_them_has_something_to
         return none, len(gathered)
 
     assert on_threads(talk) == [(0, 1), (0, 1)]
+
+
+def test_a_part_that_several_ranks_have_is_compared_among_all_of_them():
+    """Ranks 0 and 1 have the same part, and so do ranks 2 and 3."""
+    parts = [{"weight (0,)": "a"}, {"weight (0,)": "a"}, {"weight (4,)": "b"}, {"weight (4,)": "c"}]
+
+    def talk(agreement, rank):
+        audit = SimpleNamespace(mode="warn", findings=Findings("warn"))
+        differences = RankDifferences(None, audit, agreement)
+        differences._note_replicas(parts[rank])
+        differences._note_replicas(parts[rank])
+        differences._note_replicas({**parts[rank], "weight (4,)": "b"})
+        return [text for _, text, _ in audit.findings.take()]
+
+    for found in on_threads(talk, 4):
+        assert len(found) == 1
+        assert found[0].startswith("weight differs between ranks that have the same part of it")

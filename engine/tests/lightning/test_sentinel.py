@@ -10,7 +10,7 @@ from cairn.lightning import sentinel
 from cairn.lightning.sentinel import Sentinel
 from cairn.runs import status
 from cairn.runs.directory import RunDirectory
-from cairn.store import hangs
+from cairn.store import hang_reports, hangs
 from cairn.types import Position
 
 
@@ -83,13 +83,27 @@ def test_the_record_of_a_run_that_it_ends_says_so(monkeypatch, tmp_path, num_bef
     for _ in range(num_before):
         hangs.note(directory, hangs.Hang("training", Position(2, 3, 17), 9.0, 9.0, "2026-01-01T00:00:00+00:00"))
     known = str(directory) if has_checkpoints else ""
-    sentinel._end(123, "9.0 2 3 17 17 34", 9.5, known, "", str(run.record_file), "1")
+    sentinel._end(123, "9.0 2 3 17 17 34 a1", 9.5, known, "", str(run.record_file), "1")
     (job,) = status.look(tmp_path)[0]
     requeues = has_checkpoints and num_before < hangs.MOST_IN_PLACE - 1
     end = "" if requeues else "; not requeued"
     assert job.state == "hung"
     assert job.why == f"training after epoch 2, batch 3 showed no sign of life for 10 s{end}"
     assert (killed, requeued) == ([[123]], [True] if requeues else [])
+
+
+@pytest.mark.parametrize(("attempt", "num_noted"), [("a1", 0), ("b2", 1), (sentinel._UNNAMED, 1)])
+def test_a_hang_that_another_rank_has_noted_is_not_noted_again(monkeypatch, tmp_path, attempt, num_noted):
+    killed = []
+    monkeypatch.setattr(sentinel, "_ANSWER_S", 0.0)
+    monkeypatch.setattr(sentinel, "_requeue", lambda _: None)
+    monkeypatch.setattr(sentinel.stacks, "ask", lambda pid: None)
+    monkeypatch.setattr(sentinel.stacks, "others", lambda pid: {})
+    monkeypatch.setattr(sentinel.stacks, "kill_others", killed.append)
+    assert hang_reports.claim(tmp_path, "a1")
+    sentinel._end(123, f"9.0 2 3 17 17 34 {attempt}", 9.5, str(tmp_path), "", "", "0")
+    assert killed == [[123]]
+    assert (tmp_path / hangs.NAME).exists() == bool(num_noted)
 
 
 def test_a_record_that_cannot_be_read_does_not_save_a_run_that_hangs(tmp_path):

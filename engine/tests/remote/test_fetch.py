@@ -35,7 +35,7 @@ def there(target):
 
 def bring(store, target):
     """What a start does: the newest intact checkpoint of both."""
-    return find_resume_point(target.directory, lambda local: fetch.newest(store, target, local))
+    return find_resume_point(target.directory, bring=lambda local: fetch.newest(store, target, local))
 
 
 def test_nothing_comes_from_an_empty_mirror(store, target):

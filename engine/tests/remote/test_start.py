@@ -127,7 +127,7 @@ def test_of_two_processes_one_downloads(store, tmp_path, monkeypatch):
     found = Found(store.address, store)
 
     def begin():
-        points.append(find_resume_point(target.directory, lambda local: found.bring(target, local)))
+        points.append(find_resume_point(target.directory, bring=lambda local: found.bring(target, local)))
 
     threads = [threading.Thread(target=begin) for _ in range(3)]
     for thread in threads:

@@ -7,35 +7,42 @@ reported as committed, and no link dangles.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 from rich.table import Table
+from tests.support.crash import (
+    FAILURES,
+    Roots,
+    check,
+    check_tidy,
+    failing,
+    folder_in,
+    killing,
+    last_reported,
+    record,
+    reporting,
+)
 from tests.support.power import NAMES, Call, Killed, Tape, after_a_power_cut, put_up
 from tests.support.values import draft, file_of
 
 from cairn.errors import SaveError
 from cairn.policy.keep import Latest, WithinBytes
-from cairn.store import commit, disk, names, resume, space
-from cairn.store.catalog import Catalog, verify
+from cairn.store import commit, disk, resume, space
+from cairn.store.catalog import Catalog
 from cairn.store.history import History
 
 SCORES = [0.5, 0.3, 0.4, 0.2, 0.6]
 RULES = [Latest(1), WithinBytes("3kB")]
 """Rules for which links move and stay, and files are deleted before a save (by the budget) and after it."""
-FULL = {"open", "write", "fsync", "mkdir", "symlink"}
-"""Calls that a full disk refuses; renames and deletions still work."""
 
 
 Rows = Counter[tuple[str, str]]
@@ -48,7 +55,7 @@ def small_writes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(root: Path, report: Callable[[object], None], scores: list[float] = SCORES, first: int = 0) -> None:
     """Act like a training: start, resume from what is there, and save; a failed save does not stop it."""
-    folder = root / "run" / "checkpoints"
+    folder = folder_in(root)
     own = History(folder, RULES, "min")
     space.check_writable(folder)
     own.take_over("toy", resume.find_resume_point(folder))
@@ -66,44 +73,11 @@ def run(root: Path, report: Callable[[object], None], scores: list[float] = SCOR
         own.resolve_pending(coming, plan, result)
 
 
-@contextmanager
-def reporting(report: Callable[[object], None], number: int) -> Iterator[None]:
-    """Report a checkpoint as soon as it is committed: before the links are moved."""
-    settle = commit.move_links_and_delete
-
-    def reporting_settle(*args: Any) -> None:
-        report(number)
-        settle(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commit, "move_links_and_delete", reporting_settle)
-        yield
-
-
-def last_reported(calls: list[Call]) -> int:
-    return max((int(call.other) for call in calls if call.name == "report"), default=-1)
-
-
-def check(root: Path, reported: int) -> None:
-    """Check that an intact checkpoint is not older than the last reported one, and that links point to intact ones."""
-    folder = root / "run" / "checkpoints"
-    found, rejected = Catalog(folder).newest_intact()
-    assert (found.position.batch - 1 if found else -1) >= reported, rejected
-    good = {item.name: item for item in Catalog(folder).committed()}
-    for link in (folder / names.LAST, folder / names.BEST):
-        if link.is_symlink():
-            verify(folder / os.readlink(link), good[os.readlink(link)])
-
-
 def check_goes_on(root: Path) -> None:
     """Check that the next start finds it, saves again, and leaves no other file."""
     run(root, lambda number: None, [0.1], first=9)
-    folder = root / "run" / "checkpoints"
-    kept = Catalog(folder).committed()
-    assert kept[-1].position.batch == 9 + 1
-    files = {file for item in kept for file in (item.name, names.manifest_name(item.name))}
-    assert {path.name for path in folder.iterdir()} == files | {names.LAST, names.BEST}
-    assert all((folder / link).exists() for link in (names.LAST, names.BEST))
+    assert Catalog(folder_in(root)).committed()[-1].position.batch == 9 + 1
+    check_tidy(root)
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +86,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
     root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk, "CHUNK_BYTES", 400)
-        with Tape(root) as tape:
-            run(root, tape.report)
-    assert last_reported(tape.calls) == len(SCORES) - 1
-    return tape.calls
+        calls = record(root, run)
+    assert last_reported(calls) == len(SCORES) - 1
+    return calls
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +114,6 @@ def test_the_recorded_run_covers_every_system_call_and_both_kinds_of_deletion(wh
     assert [n for n in deleted if n not in before and any(link < n for link in links)], "and after one"
 
 
-FAILURES = {
-    "a full disk": ("ENOSPC", FULL),
-    "a broken disk": ("EIO", set(NAMES)),
-    "no permission": ("EACCES", set(NAMES)),
-}
-
-
 def _during_training(calls: list[Call]) -> range:
     """Calls after the directory was created; before that, a failure is an error at the start of the run."""
     return range(next(n for n, call in enumerate(calls) if call.name == "open" and "epoch" in call.path), len(calls))
@@ -160,58 +126,42 @@ def _last_save(calls: list[Call]) -> int:
 @pytest.mark.parametrize("fault", FAILURES)
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 def test_a_failing_system_call(fault: str, lasting: bool, whole: list[Call], table: Rows, tmp_path: Path) -> None:
-    code, concerned = getattr(errno, FAILURES[fault][0]), FAILURES[fault][1]
+    (code, concerned), roots = FAILURES[fault], Roots(tmp_path)
     for point in [n for n in _during_training(whole) if whole[n].name in concerned]:
-
-        def fail(n: int, call: Call, point: int = point) -> None:
-            if (n == point or (lasting and n > point)) and call.name in concerned:
-                raise OSError(code, os.strerror(code), call.path)
-
-        root = tmp_path / str(point)
-        root.mkdir()
-        with Tape(root, fail) as tape:
+        root = roots(point)
+        with Tape(root, failing(point, code, concerned, lasting)) as tape:
             run(root, tape.report)
         reported = last_reported(tape.calls)
+        if code == errno.ENOSPC:
+            assert Catalog(folder_in(root)).leftovers() == [], "nothing is left of what failed"
         check(root, reported)
         if not lasting:
             assert reported == len(SCORES) - 1 or point > _last_save(whole), "the next saves went well"
-        if code == errno.ENOSPC:
-            assert Catalog(root / "run" / "checkpoints").leftovers() == [], "nothing is left of what failed"
         check_goes_on(root)
-        shutil.rmtree(root)
         table[whole[point].name, f"{fault}, {'from then on' if lasting else 'once'}"] += 1
 
 
 def test_a_partial_write(whole: list[Call], table: Rows, tmp_path: Path) -> None:
+    roots = Roots(tmp_path)
     for point in [n for n, call in enumerate(whole) if call.name == "write"]:
-        root = tmp_path / str(point)
-        root.mkdir()
+        root = roots(point)
         with Tape(root, lambda n, call, point=point: len(call.data) // 2 if n == point else None) as tape:
             run(root, tape.report)
         assert last_reported(tape.calls) == len(SCORES) - 1
         check(root, len(SCORES) - 1)
-        shutil.rmtree(root)
         table["write", "takes half"] += 1
 
 
 def test_a_kill(whole: list[Call], table: Rows, tmp_path: Path) -> None:
-    for point, call in enumerate(whole):
-        if call.name == "report":
-            continue
-
-        def kill(n: int, call: Call, point: int = point) -> None:
-            if n == point:
-                raise Killed
-
-        root = tmp_path / str(point)
-        root.mkdir()
-        with Tape(root, kill) as tape, pytest.raises(Killed):
+    roots = Roots(tmp_path)
+    for point in [n for n, call in enumerate(whole) if call.name != "report"]:
+        root = roots(point)
+        with Tape(root, killing(point)) as tape, pytest.raises(Killed):
             run(root, tape.report)
         assert [_what(done) for done in tape.calls] == [_what(done) for done in whole[:point]]
         check(root, last_reported(tape.calls))
         check_goes_on(root)
-        shutil.rmtree(root)
-        table[call.name, "kill -9 before it"] += 1
+        table[whole[point].name, "kill -9 before it"] += 1
 
 
 def _what(call: Call) -> tuple[str, ...]:
@@ -219,21 +169,13 @@ def _what(call: Call) -> tuple[str, ...]:
 
 
 def test_a_power_cut(whole: list[Call], table: Rows, tmp_path: Path) -> None:
-    """Includes every state in which a part of the names and bytes that were not synced is lost."""
-    seen: set[tuple[Any, ...]] = set()
-    for point, call in enumerate(whole):
-        for tree in after_a_power_cut(whole[: point + 1]):
-            reported = last_reported(whole[: point + 1])
-            if (key := (reported, *sorted(tree.items(), key=str))) in seen:
-                continue
-            seen.add(key)
-            root = tmp_path / str(len(seen))
-            put_up(tree, root)
-            check(root, reported)
-            check_goes_on(root)
-            shutil.rmtree(root)
-            table[call.name, "power cut after it"] += 1
-    assert len(seen) > 200
+    states = 0
+    for root, reported, call in Roots(tmp_path).after_power_cuts(whole):
+        states += 1
+        check(root, reported)
+        check_goes_on(root)
+        table[call.name, "power cut after it"] += 1
+    assert states > 200
 
 
 def test_without_its_syncs_the_same_run_loses_checkpoints(whole: list[Call], tmp_path: Path) -> None:

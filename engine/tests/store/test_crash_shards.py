@@ -6,20 +6,29 @@ one, and all of its shards are of one save.
 
 from __future__ import annotations
 
-import errno
 import functools
-import os
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tests.store.test_crash import FAILURES, check, last_reported, reporting
-from tests.support.power import WITH_DIRECTORIES, Call, Killed, Tape, after_a_power_cut, put_up
+from tests.support.crash import (
+    FAILURES,
+    KillOnce,
+    Roots,
+    check,
+    check_tidy,
+    failing,
+    folder_in,
+    killing,
+    last_reported,
+    record,
+    reporting,
+    retried,
+)
+from tests.support.power import WITH_DIRECTORIES, Call, Killed, Tape
 from tests.support.values import at, draft, file_of
 
 from cairn.errors import SaveError
@@ -41,10 +50,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SILENCE_S", "SILENCE_AFTER_END_S"):
         monkeypatch.setattr(sharded_commit, name, 0.002)
     monkeypatch.setattr(sharded_commit, "_POLL_S", 0.0005)
-
-
-def folder_in(root: Path) -> Path:
-    return root / "run" / "checkpoints"
 
 
 def part(folder: Path, number: int, rank: int) -> ShardPlan:
@@ -72,15 +77,6 @@ def save(own: History, number: int, score: float, report: Callable[[object], Non
     own.resolve_pending(coming, plan, result)
 
 
-def retried(again: bool, write: Callable[[bool], Any]) -> Any:
-    try:
-        return write(False)
-    except Killed:
-        if not again:
-            raise
-        return write(True)
-
-
 def run(
     root: Path, report: Callable[[object], None], scores: list[float] = SCORES, first: int = 0, again: bool = False
 ) -> None:
@@ -106,12 +102,8 @@ def check_shards(root: Path) -> None:
 def check_goes_on(root: Path) -> None:
     """Check that the next start finds it, saves again, and leaves no other file."""
     run(root, lambda number: None, [0.1], first=9)
-    kept = Catalog(folder_in(root)).committed()
-    assert kept[-1].position.batch == 9 + 1
-    files = {file for item in kept for file in (item.name, names.manifest_name(item.name))}
-    assert {path.name for path in folder_in(root).iterdir()} == files | {names.LAST, names.BEST}
-    for item in kept:
-        assert {path.name for path in (folder_in(root) / item.name).iterdir()} == {one.name for one in item.shards}
+    assert Catalog(folder_in(root)).committed()[-1].position.batch == 9 + 1
+    check_tidy(root)
     check_shards(root)
 
 
@@ -125,26 +117,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
     root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk, "CHUNK_BYTES", 400)
-        with tape(root) as recorded:
-            run(root, recorded.report)
-    assert last_reported(recorded.calls) == len(SCORES) - 1
+        calls = record(root, run, WITH_DIRECTORIES)
+    assert last_reported(calls) == len(SCORES) - 1
     check_shards(root)
-    return recorded.calls
+    return calls
 
 
 @pytest.fixture
-def roots(tmp_path: Path) -> Callable[[object], Path]:
-    """Makes a new directory each time, and deletes the one before: tests need hundreds."""
-    made: list[Path] = []
-
-    def make(name: object) -> Path:
-        for before in made:
-            shutil.rmtree(before)
-        made[:] = [tmp_path / str(name)]
-        made[0].mkdir()
-        return made[0]
-
-    return make
+def roots(tmp_path: Path) -> Roots:
+    return Roots(tmp_path)
 
 
 def first_save(calls: list[Call]) -> int:
@@ -161,80 +142,47 @@ def test_the_recorded_run_covers_every_system_call_and_both_kinds_of_deletion(wh
 
 @pytest.mark.parametrize("fault", ["a full disk", "a broken disk"])
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
-def test_a_failing_system_call(fault: str, lasting: bool, whole: list[Call], roots: Any) -> None:
-    code, concerned = getattr(errno, FAILURES[fault][0]), {*FAILURES[fault][1]}
-    concerned |= {"rmdir"} if code != errno.ENOSPC else set()
+def test_a_failing_system_call(fault: str, lasting: bool, whole: list[Call], roots: Roots) -> None:
+    code, concerned = FAILURES[fault]
     for point in [n for n in range(first_save(whole), len(whole)) if whole[n].name in concerned]:
-
-        def fail(n: int, call: Call, point: int = point) -> None:
-            if (n == point or (lasting and n > point)) and call.name in concerned:
-                raise OSError(code, os.strerror(code), call.path)
-
         root = roots(point)
-        with tape(root, fail) as recorded:
+        with tape(root, failing(point, code, concerned, lasting)) as recorded:
             run(root, recorded.report)
         check(root, last_reported(recorded.calls))
         check_shards(root)
         check_goes_on(root)
 
 
-def test_all_ranks_are_killed(whole: list[Call], roots: Any) -> None:
-    for point, call in enumerate(whole):
-        if call.name == "report":
-            continue
-
-        def kill(n: int, call: Call, point: int = point) -> None:
-            if n == point:
-                raise Killed
-
+def test_all_ranks_are_killed(whole: list[Call], roots: Roots) -> None:
+    for point in [n for n, call in enumerate(whole) if call.name != "report"]:
         root = roots(point)
-        with tape(root, kill) as recorded, pytest.raises(Killed):
+        with tape(root, killing(point)) as recorded, pytest.raises(Killed):
             run(root, recorded.report)
         check(root, last_reported(recorded.calls))
         check_shards(root)
         check_goes_on(root)
 
 
-def test_a_writer_that_dies_is_replaced_and_the_save_is_not_lost(whole: list[Call], roots: Any) -> None:
+def test_a_writer_that_dies_is_replaced_and_the_save_is_not_lost(whole: list[Call], roots: Roots) -> None:
     """One rank's writer dies before any of its calls; the next one repeats the request, also after the commit."""
     for point in range(first_save(whole), len(whole)):
         if whole[point].name == "report":
             continue
-        root, died = roots(point), []
-
-        def kill(n: int, call: Call, point: int = point, died: list[int] = died) -> None:
-            if n == point and not died:
-                died.append(n)
-                raise KilledOnce
-
+        root, kill = roots(point), KillOnce(point)
         with tape(root, kill) as recorded:
             run(root, recorded.report, again=True)
-        assert died
+        assert kill.has_killed
         assert [item.position.batch for item in Catalog(folder_in(root)).committed()][-1] == len(SCORES)
         check(root, len(SCORES) - 1)
         check_shards(root)
         check_goes_on(root)
 
 
-class KilledOnce(Killed):
-    """A writer was killed; the other ranks' writers and its successor go on."""
-
-    is_last = False
-
-
-def test_a_power_cut(whole: list[Call], tmp_path: Path) -> None:
-    """Includes every state in which a part of the names and bytes that were not synced is lost."""
-    seen: set[tuple[Any, ...]] = set()
-    for point in range(len(whole)):
-        for tree in after_a_power_cut(whole[: point + 1]):
-            reported = last_reported(whole[: point + 1])
-            if (key := (reported, *sorted(tree.items(), key=str))) in seen:
-                continue
-            seen.add(key)
-            root = tmp_path / str(len(seen))
-            put_up(tree, root)
-            check(root, reported)
-            check_shards(root)
-            check_goes_on(root)
-            shutil.rmtree(root)
-    assert len(seen) > 200
+def test_a_power_cut(whole: list[Call], roots: Roots) -> None:
+    states = 0
+    for root, reported, _ in roots.after_power_cuts(whole):
+        states += 1
+        check(root, reported)
+        check_shards(root)
+        check_goes_on(root)
+    assert states > 200

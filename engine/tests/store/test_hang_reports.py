@@ -23,7 +23,8 @@ def told(directory, reports, num_ranks):
 
 def test_a_rank_that_does_not_answer_is_named(tmp_path):
     assert told(tmp_path, [report(0), report(1), report(3)], 4) == (
-        "Rank 2 does not answer. It is stopped, dead, or on a node that is lost.\n"
+        "Rank 2 does not answer. It is stopped, dead, on a node that is lost, or inside of C code that holds Python's "
+        "lock.\n"
         "Ranks 0-1, 3 on node0, node1: after epoch 1, batch 5, in all_reduce (c10d.py:7).\n"
     )
 
@@ -62,3 +63,17 @@ def test_a_late_report_is_waited_for(tmp_path, monkeypatch):
 def test_ranks_are_named_in_ranges():
     assert name_ranks([3]) == "rank 3"
     assert name_ranks([0, 1, 2, 5, 7, 8]) == "ranks 0-2, 5, 7-8"
+
+
+def test_a_rank_that_hangs_calls_the_others_of_its_attempt(tmp_path):
+    assert not hang_reports.is_called(tmp_path, "a1")
+    hang_reports.call(tmp_path, "a1")
+    hang_reports.call(tmp_path, "a1")
+    assert hang_reports.is_called(tmp_path, "a1")
+    assert not hang_reports.is_called(tmp_path, "b2"), "the next attempt does not hang"
+
+
+def test_a_hang_is_noted_once_in_an_attempt(tmp_path):
+    assert [hang_reports.claim(tmp_path, attempt) for attempt in ("a1", "a1", "b2")] == [True, False, True]
+    assert hang_reports.claim(tmp_path / "gone", "a1"), "rather twice than never"
+    assert all(names.is_temp(path.name) for path in tmp_path.iterdir())

@@ -273,6 +273,17 @@ def test_a_run_whose_checkpoints_are_over_the_limit_of_the_shell_does_not_start(
     check_space(history(folder, Latest(2)), 2_500_000)
 
 
+@pytest.mark.parametrize("leads", [True, False])
+def test_the_limit_of_the_shell_is_for_a_shard_where_each_process_writes_one(folder, monkeypatch, leads):
+    monkeypatch.setattr(disk_module, "max_file_bytes", lambda: 2_500_000)
+    own = history(folder, Latest(2)) if leads else None
+    check_space(own, 5_000_000, num_shards=2)
+    with pytest.raises(
+        ConfigError, match=r"Each of the 2 shards of a checkpoint needs about 2\.6 MB, and this process"
+    ):
+        check_space(own, 5_200_000, num_shards=2)
+
+
 def test_a_run_without_space_for_a_second_checkpoint_is_warned(folder, monkeypatch, caplog):
     monkeypatch.setattr(disk_module, "free_bytes", lambda path: 2_500_000)
     check_space(history(folder, Latest(1)), 1_300_000)

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,7 @@ class Halt(Callback):
         self.places = [place for only, _, place in parts if only in ("", str(value))]
         self.folder = Path()
         self.num_replaced = 0
+        self._notes = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir)
@@ -247,6 +248,11 @@ class Halt(Callback):
                 replace(source, target, **more)
 
             os.replace = counting
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A writer may rename in a thread, which receives no signals: the main thread notes them, from here to its end.
+        if any(place.startswith("replace") and not (self.folder / f"at-{place}").exists() for place in self.places):
+            self._notes.enter_context(_noted(self.folder))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._perhaps(f"batch:{trainer.fit_loop.epoch_loop.total_batch_idx}")

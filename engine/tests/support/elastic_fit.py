@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric
 
@@ -217,11 +218,15 @@ def _facts(trainer: Trainer, net: Net) -> dict[str, Any]:
     return {
         "seen": net.seen,
         "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
-        "weights": [*net.layer.weight.flatten().tolist(), *net.layer.bias.tolist()],
+        "weights": [number for one in net.layer.parameters() for number in _whole(one).flatten().tolist()],
         "lr": trainer.optimizers[0].param_groups[0]["lr"],
         "checkpoints": [(saved.name, astuple(saved.position)) for saved in saving.saved],
         "scores": [saved.score for saved in saving.saved],
     }
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 def _attempt(found: list[dict[str, Any]]) -> Attempt:

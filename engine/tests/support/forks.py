@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import functools
 import gc
 import json
 import os
@@ -23,7 +24,10 @@ from typing import Any, TextIO
 from tests.support.paths import ENGINE, PYTHONPATH, ROOT
 
 RANKS = "CAIRN_TEST_RANKS"
-"""Number of processes started by Lightning that are forked, too."""
+"""Number of processes started by Lightning or torchrun that are forked, too."""
+OBSERVED_S = "CAIRN_TEST_OBSERVED_S"
+"""How often Lightning's main process looks whether another one has ended, in seconds; otherwise each 5 s."""
+TORCHRUN = ["-m", "torch.distributed.run"]
 _PATIENT_S = 600
 
 
@@ -195,7 +199,7 @@ def _become(argv: list[str], env: dict[str, str], cwd: str, output: int) -> None
     time.tzset()
     os.chdir(cwd)
     faulthandler.enable()
-    Ranks(int(env.get(RANKS, 0))).take_over()
+    Ranks(int(env.get(RANKS, 0))).take_over(argv)
     _run(argv)
 
 
@@ -230,30 +234,47 @@ def _run(argv: list[str]) -> None:
 
 
 class Ranks:
-    """Copies of this process, its children, that wait to become the other processes of a run that Lightning starts.
+    """Copies of this process, its children, that wait to become other processes of a run.
 
     Args:
-        number: Number of copies. Lightning starts further processes as new interpreters; an unused copy ends with this
-            process.
+        number: Number of copies. Further processes are new interpreters; an unused copy ends with this process.
     """
 
     def __init__(self, number: int) -> None:
         self._waiting = [_copy_that_waits() for _ in range(number)]
 
-    def take_over(self) -> None:
-        """Replace Lightning's `Popen` by ours."""
-        if self._waiting:
-            from lightning.pytorch.strategies.launchers import subprocess_script
-
-            subprocess_script.subprocess = SimpleNamespace(Popen=self._start)  # type: ignore[attr-defined]
-
-    def _start(self, command: Sequence[str], env: Mapping[str, str], cwd: str | None) -> Rank | subprocess.Popen[bytes]:
+    def take_over(self, argv: Sequence[str]) -> None:
+        """Replace the `Popen` of Lightning, or of torchrun if that is the command, by ours."""
         if not self._waiting:
-            return subprocess.Popen(command, env=env, cwd=cwd)
+            return
+        if list(argv[:2]) == TORCHRUN:
+            from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+            subprocess_handler.Popen = self._start_for_torchrun  # type: ignore[assignment, misc]
+            return
+        from lightning.fabric.strategies.launchers import subprocess_script as observing
+        from lightning.pytorch.strategies.launchers import subprocess_script
+
+        if OBSERVED_S in os.environ:
+            period_s = float(os.environ[OBSERVED_S])
+            observer: Any = functools.partial(observing._ChildProcessObserver, sleep_period=period_s)
+            observing._ChildProcessObserver = observer  # type: ignore[misc]
+        subprocess_script.subprocess = SimpleNamespace(Popen=self._start)  # type: ignore[attr-defined]
+
+    def _start(
+        self, command: Sequence[str], env: Mapping[str, str], cwd: str | None, in_session: bool = False
+    ) -> Rank | subprocess.Popen[bytes]:
+        if not self._waiting:
+            return subprocess.Popen(command, env=env, cwd=cwd, start_new_session=in_session)
         pid, orders = self._waiting.pop(0)
         with orders:
-            orders.write(json.dumps([list(command[1:]), dict(env), cwd or os.getcwd()]) + "\n")
+            orders.write(json.dumps([list(command[1:]), dict(env), cwd or os.getcwd(), in_session]) + "\n")
         return Rank(pid)
+
+    def _start_for_torchrun(
+        self, args: Sequence[str], env: Mapping[str, str], start_new_session: bool, **_: Any
+    ) -> Rank | subprocess.Popen[bytes]:
+        return self._start([word for word in args if word != "-u"], env, None, start_new_session)
 
 
 def _copy_that_waits() -> tuple[int, TextIO]:
@@ -266,16 +287,18 @@ def _copy_that_waits() -> tuple[int, TextIO]:
     with open(reads) as orders:
         order = orders.readline()  # one line only: a later copy holds the other end of this pipe open
     if order:  # otherwise the process that might have needed this copy has ended
-        argv, env, cwd = json.loads(order)
+        argv, env, cwd, in_session = json.loads(order)
         os.environ.clear()
         os.environ.update(env)
         os.chdir(cwd)
+        if in_session:
+            os.setsid()  # torchrun signals the process group
         _run(argv)
     sys.exit()
 
 
 class Rank:
-    """The part of a `Popen` that Lightning uses."""
+    """The part of a `Popen` that Lightning and torchrun use."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -294,6 +317,19 @@ class Rank:
         """Signal it; does nothing if it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def wait(self, timeout: float = _PATIENT_S) -> int:
+        """Wait for its end, and return the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs.
+        """
+        limit = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() >= limit:
+                raise subprocess.TimeoutExpired("a forked rank", timeout)
+            time.sleep(0.005)
+        return code
 
 
 if __name__ == "__main__":

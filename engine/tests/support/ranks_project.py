@@ -1,6 +1,7 @@
-"""A run of two processes whose own state differs: `python ranks_project.py RUN [STRATEGY [kill|fail BATCH]]`.
+"""A run of two processes whose own state differs: `python ranks_project.py RUN [STRATEGY [kill|fail|leave BATCH]]`.
 
-Rank 0 kills all processes before batch BATCH of this attempt, or a hook of rank 1 fails from there on.
+Rank 0 kills all processes before batch BATCH of this attempt, or a hook of rank 1 fails from there on, or fails while
+rank 0 waits for it in a collective call of the same hook.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer, see
 from torch.utils.data import Sampler, TensorDataset
 
 import cairn
+from cairn.lightning import agreement
 
 SIZE = 16
 
@@ -87,8 +91,11 @@ class Net(LightningModule):
         return loss / self.average
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.action == "fail" and self._num_batches >= self.batch and self.global_rank == 1:
-            raise OSError("this rank has no disk")
+        if self.action in ("fail", "leave") and self._num_batches >= self.batch:
+            if self.global_rank == 1:
+                raise OSError("this rank has no disk")
+            if self.action == "leave":
+                torch.distributed.barrier()
         checkpoint["average"] = self.average
         if self.global_rank == 0:
             checkpoint["of rank 0"] = 1
@@ -104,12 +111,20 @@ class Net(LightningModule):
 def main(run: str, strategy: str = "ddp", action: str = "", batch: str = "0") -> None:
     """Train two epochs, from the newest checkpoint if there is one, and write what each rank ends with."""
     seed_everything(0, verbose=False)
+    if action == "leave":
+        agreement._OTHERS = timedelta(seconds=0.1)  # they will not come
     checkpoints = cairn.Checkpointer(f"{run}/checkpoints", every=1, keep_last=-1, writing=cairn.Writing("sync"))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = Trainer(max_epochs=2, devices=2, strategy=strategy, callbacks=[checkpoints], **quiet)  # type: ignore[arg-type]
     net, data = Ending(action, int(batch)), Data()
     net.folder = Path(run)
-    trainer.fit(net, datamodule=data, ckpt_path=checkpoints.resume())
+    main = os.getppid()
+    try:
+        trainer.fit(net, datamodule=data, ckpt_path=checkpoints.resume())
+    except OSError:
+        while action == "fail" and os.getppid() == main:  # Lightning kills a main process that ends after this one
+            time.sleep(0.01)
+        raise
 
 
 class Ending(Net):

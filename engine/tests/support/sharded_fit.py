@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from tests.support.elastic_fit import Points
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import cairn
 from cairn.lightning.fsdp.strategy import FSDP2Strategy
@@ -24,9 +28,9 @@ from cairn.writing.load import load
 class Block(nn.Module):
     """A residual branch."""
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout: float, width: int = 7) -> None:
         super().__init__()
-        self.first, self.second, self.dropout = nn.Linear(6, 7), nn.Linear(7, 6), nn.Dropout(dropout)
+        self.first, self.second, self.dropout = nn.Linear(6, width), nn.Linear(width, 6), nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what the two layers make of the input."""
@@ -37,12 +41,16 @@ class Net(LightningModule):
     """Two blocks between two layers; the dimensions are not multiples of the number of processes."""
 
     def __init__(
-        self, dropout: float = 0.0, statistics: bool = False, hook: Callable[[Any], None] | None = None
+        self,
+        dropout: float = 0.0,
+        statistics: bool = False,
+        hook: Callable[[Any], None] | None = None,
+        width: int = 7,
     ) -> None:
         super().__init__()
         self.hook = hook
         self.enter, self.leave = nn.Linear(4, 6), nn.Linear(6, 1)
-        self.blocks = nn.ModuleList(Block(dropout) for _ in range(2))
+        self.blocks = nn.ModuleList(Block(dropout, width) for _ in range(2))
         self.norm = nn.BatchNorm1d(6) if statistics else nn.LayerNorm(6)
         self.losses: list[float] = []
         self.num_calls = 0
@@ -77,6 +85,29 @@ class Net(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=0.05)
 
 
+class ParallelNet(Net):
+    """The same, with blocks that the processes of a tensor-parallel group compute together."""
+
+    def configure_model(self) -> None:
+        """Divide the first layer of each block by rows, and the second one by columns."""
+        if not isinstance(self.blocks[0].first.weight, DTensor):
+            plan = {"first": ColwiseParallel(), "second": RowwiseParallel()}
+            for block in self.blocks:
+                parallelize_module(block, self.device_mesh["tensor_parallel"], plan)
+
+
+class HybridNet(Net):
+    """The same, which two replicas of it have in shards."""
+
+    def configure_model(self) -> None:
+        """Shard the blocks and the rest among half of the processes."""
+        if not isinstance(self.enter.weight, DTensor):
+            names = ("replicate", "shard")
+            mesh = init_device_mesh("cpu", (2, distributed.get_world_size() // 2), mesh_dim_names=names)
+            for part in (*self.blocks, self):
+                fully_shard(part, mesh=mesh)
+
+
 def _count(module: nn.Module, *_: Any) -> None:
     if isinstance(module, Net):
         module.num_calls += 1
@@ -91,7 +122,7 @@ def fit(
         folder: Of the checkpoints.
         processes: Number of processes.
         strategy: Name of a strategy, or the arguments of an `FSDP2Strategy`.
-        net: Arguments of the model.
+        net: Arguments of the model, and its class as `kind`.
         **options: Further arguments of the trainer.
     """
     seed_everything(0)
@@ -105,7 +136,7 @@ def fit(
     trainer = Trainer(devices=processes, strategy=chosen, **options)
     on_meta = isinstance(strategy, dict) and strategy.get("meta_init") and trainer.global_rank > 0
     with torch.device("meta" if on_meta else "cpu"):
-        model = Net(**(net or {}))
+        model = (net or {}).get("kind", Net)(**{key: value for key, value in (net or {}).items() if key != "kind"})
     if trainer.global_rank > 0:  # only rank 0's weights and buffers count
         seed_everything(trainer.global_rank)
     loaders = [cairn.DataLoader(Points(size), 4, global_batch_size=12, shuffle=size == 48) for size in (48, 12)]
@@ -165,5 +196,10 @@ def _facts(trainer: Trainer, net: Net) -> dict[str, Any]:
         "losses": net.losses,
         "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         "calls": calls,
+        "weights": {
+            name: whole.full_tensor().tolist()
+            for name, whole in net.named_parameters()
+            if hasattr(whole, "full_tensor")
+        },
         "rows": [len(part.to_local()) for part in net.parameters() if hasattr(part, "to_local")],
     }

@@ -711,6 +711,21 @@ def stored(monkeypatch, tmp_path):
     return version
 
 
+@pytest.mark.parametrize("error", [ConnectionError("no route"), PermissionError(13, "Permission denied")])
+@pytest.mark.parametrize("step", ["list", "delete"])
+def test_errors_of_the_system_in_a_download_are_one_sentence(stored, tmp_path, monkeypatch, error, step):
+    def fail(*_):
+        raise error
+
+    if step == "list":
+        monkeypatch.setattr(client.wandb, "Api", lambda: SimpleNamespace(artifact=fail))
+    else:
+        (tmp_path / name(0)).write_bytes(b"damaged")
+        monkeypatch.setattr(client.disk, "remove", fail)
+    with pytest.raises(ResumeError, match="Could not fetch .* from W&B" if step == "list" else "Delete it yourself"):
+        client.download("e/p/model-r:best", tmp_path)
+
+
 @pytest.mark.parametrize(("num_bytes", "num_fetched"), [(None, 1), (0, 1), (100, 1), (-1, 1), (10**6, 0)])
 def test_an_incomplete_download_is_fetched_again(stored, tmp_path, num_bytes, num_fetched):
     if num_bytes is not None:

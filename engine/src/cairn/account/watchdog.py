@@ -110,6 +110,11 @@ class Watchdog:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(_END_S)
 
+    @property
+    def silent_s(self) -> float:
+        """The longest silence at present, in seconds."""
+        return max(silence.now_s for silence in self._silences.values())
+
     def look(self, passed_s: float) -> None:
         """Look at all signs once; the thread does this.
 

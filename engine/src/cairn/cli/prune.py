@@ -18,7 +18,7 @@ from cairn.remote import address, origin, pruned
 from cairn.remote.address import is_address
 from cairn.runs import terminal
 from cairn.runs.directory import RunDirectory
-from cairn.store import audit, disk
+from cairn.store import audit, disk, earlier
 from cairn.store.catalog import Catalog, Rejected
 from cairn.store.history import History
 from cairn.types import Saved
@@ -108,6 +108,7 @@ def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> Proposal:
         ResumeError: No checkpoint is intact, or they belong to another run.
     """
     _check_owner(directory)
+    earlier.settle_all(directory.path)
     found = audit.plan_prune(directory.path, rules, directory.mode)
     if found.broken and not found.kept:
         raise ResumeError(f"No checkpoint in {directory.path} is intact: nothing was deleted.")

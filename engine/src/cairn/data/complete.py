@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from cairn.data import parallel
+
 
 @dataclass
 class Window:
@@ -65,7 +67,7 @@ def _answer(asked: tuple[torch.Tensor, Any]) -> tuple[int, int]:
     said, all_have_said = asked
     all_have_said.wait()
     num_complete, num_left = said.tolist()
-    return num_complete, num_left
+    return num_complete, num_left // parallel.num_together()
 
 
 _made: tuple[Any, Any] | None = None

@@ -53,6 +53,12 @@ class Generators:
     def __bool__(self) -> bool:
         return bool(self._found)
 
+    def without(self, others: Generators) -> Generators:
+        """Return those that are not among others."""
+        ids, found = {id(generator) for _, _, generator in others._found}, Generators()
+        found._found = [one for one in self._found if id(one[2]) not in ids]
+        return found
+
     @property
     def paths(self) -> list[str]:
         """Where each generator is, such as `dataset.transform.rng`."""

@@ -78,4 +78,5 @@ class GlobalBatches:
             )
 
     def __str__(self) -> str:
+        """Return how a complete one is shared, as a part of a sentence."""
         return str(self.share)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from cairn.data import parallel
 from cairn.data.copies import OUTSIDE, other_after_state, outside
 from cairn.data.iterable import UNMOVED, Deliveries, StatefulBatches
 from cairn.data.iterable_faults import about, unmoved
@@ -116,7 +117,7 @@ class IterablePosition(Position):
 
     def _check_layout(self, num_workers: int) -> None:
         """Check that the position is known with this number of workers and processes."""
-        world_size = rank_and_world_size()[1]
+        world_size = parallel.share(*rank_and_world_size())[1]
         if num_workers > 1 or world_size > 1:
             is_node = type(self._dataset).__module__.startswith("torchdata.nodes")
             instead = "" if is_node else " give it shard(num_shards, index), which returns a part of it, or"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
@@ -12,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils import data
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler
 
-from cairn.data import arguments, generators, plain_loop, position, source, workers
+from cairn.data import arguments, generators, parallel, plain_loop, position, source, workers
 from cairn.data.batches import Batches
 from cairn.data.divided_position import DividedPosition
 from cairn.data.global_batches import GlobalBatches
@@ -248,15 +247,6 @@ def keep_substreams(loader: DataLoader, number: int | None) -> None:
         loader._position.num_substreams = number
 
 
-def use_virtual_ranks(loader: DataLoader) -> None:
-    """Deal out the same batches on any number of processes; see `Dealing`."""
-    order = loader._position.order
-    if order.dealing is not None:
-        order.dealing = replace(order.dealing, has_virtual_ranks=True)
-    if isinstance(loader._position, DividedPosition):
-        loader._position.has_virtual_ranks = True
-
-
 def rewind(loader: DataLoader) -> None:
     """Let the next iterator be that of the first epoch."""
     loader._position.rewind()
@@ -265,7 +255,7 @@ def rewind(loader: DataLoader) -> None:
 def _identity(loader: DataLoader) -> dict[str, Any]:
     dataset: Any = loader.dataset
     batch_size = dataset.batch_size if isinstance(dataset, StatefulBatches) else loader.batch_size
-    identity = {"batch_size": batch_size, "seed": loader.seed, "world_size": rank_and_world_size()[1]}
+    identity = {"batch_size": batch_size, "seed": loader.seed, "world_size": parallel.share(*rank_and_world_size())[1]}
     drop_last = loader.drop_last
     if (dealing := loader._position.order.dealing) is not None:  # the same on any number of processes
         identity, drop_last = {"global_batch_size": dealing.size, "seed": loader.seed}, dealing.drop_last

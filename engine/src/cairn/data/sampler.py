@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DistributedSampler
 
-from cairn.data import shuffles
+from cairn.data import parallel, shuffles
 from cairn.data.record import Record
 from cairn.data.windows import Dealing, Share, Windows
 
@@ -94,8 +94,8 @@ class Order(DistributedSampler[Any]):
 
     @staticmethod
     def processes() -> tuple[int, int]:
-        """Return the rank of this process and the number of processes."""
-        return rank_and_world_size()
+        """Return the number by which this process gets its items, and how many there are: those of processes."""
+        return parallel.share(*rank_and_world_size())
 
     @property
     def share(self) -> Share:

@@ -10,7 +10,8 @@
     process     0          1          0          1
 
 Another number of processes, or another batch size, deals the same windows out to fewer or more batches. In a run with
-virtual ranks, the batches are fixed as well: a window has one for each of them, and processes 0, 0, 1, 1 load these.
+virtual ranks, the batches are fixed as well: a window has one for each of them, and processes 0, 0, 1, 1 load these; or
+in turn, as above.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class Dealing:
     drop_last: bool
     has_virtual_ranks: bool = False
     """Whether the batches of a window do not depend on the number of processes either."""
+    in_turn: bool = False
+    """Whether processes then load them in turn, rather than each of them those that follow each other."""
 
     def windows(self, num_samples: int) -> Windows:
         """Return the windows of an epoch with this many samples."""
@@ -90,7 +93,7 @@ class Dealing:
         Raises:
             DataError: The window cannot be divided equally among the processes.
         """
-        return Share(self.size, self.batch_size, rank, world_size, self.has_virtual_ranks)
+        return Share(self.size, self.batch_size, rank, world_size, self.has_virtual_ranks, self.in_turn)
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Share:
         rank: Number of the process.
         world_size: Number of processes.
         has_virtual_ranks: See `Dealing`.
+        in_turn: See `Dealing`.
 
     Raises:
         DataError: The window cannot be divided equally among the processes.
@@ -115,6 +119,7 @@ class Share:
     rank: int
     world_size: int
     has_virtual_ranks: bool = False
+    in_turn: bool = False
 
     def __post_init__(self) -> None:
         if self.has_virtual_ranks and self.num_virtual_ranks < self.world_size:
@@ -140,7 +145,7 @@ class Share:
     @property
     def own(self) -> range:
         """The virtual ranks of this process."""
-        return virtual_ranks(self.num_virtual_ranks, self.rank, self.world_size)
+        return virtual_ranks(self.num_virtual_ranks, self.rank, self.world_size, self.in_turn)
 
     @property
     def per_window(self) -> int:
@@ -227,8 +232,8 @@ class Share:
         return own if self.world_size == 1 else f"{self.world_size} processes x {own}"
 
 
-def virtual_ranks(number: int, rank: int, world_size: int) -> range:
-    """Return which virtual ranks a process plays: those that follow each other, nearly as many on each process.
+def virtual_ranks(number: int, rank: int, world_size: int, in_turn: bool = False) -> range:
+    """Return which virtual ranks a process plays: nearly as many as each of the others.
 
     Where some processes have one less, they work on their last batch again, and nothing of that counts.
 
@@ -236,11 +241,15 @@ def virtual_ranks(number: int, rank: int, world_size: int) -> range:
         number: Number of virtual ranks.
         rank: Number of the process.
         world_size: Number of processes.
+        in_turn: Whether processes play them in turn, rather than each of them those that follow each other.
     """
+    if in_turn:
+        return range(rank, number, world_size)
     return range(rank * number // world_size, (rank + 1) * number // world_size)
 
 
 def samples(number: int) -> str:
+    """Return a number of samples in words, as a part of a message."""
     return f"{number} sample{'s' if number != 1 else ''}"
 
 

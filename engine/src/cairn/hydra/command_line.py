@@ -286,7 +286,7 @@ def announce_children(**facts: str | None) -> None:
     These processes get the same command line. Composing it again would create more run directories, or start a sweep
     again. Instead, they read the facts from the environment and bypass Hydra.
     """
-    os.environ[_CHILD] = json.dumps(facts)
+    os.environ[_CHILD] = json.dumps({"main": os.getpid(), "facts": facts})
 
 
 def is_child() -> bool:
@@ -294,7 +294,7 @@ def is_child() -> bool:
     return _CHILD in os.environ and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
-def announced() -> dict[str, str | None]:
-    """Return the facts that the parent process has announced."""
-    facts: dict[str, str | None] = json.loads(os.environ[_CHILD])
-    return facts
+def announced() -> tuple[int, dict[str, str | None]]:
+    """Return the process that has announced the facts, and the facts."""
+    found = json.loads(os.environ[_CHILD])
+    return found["main"], found["facts"]

@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
             streams.protect()
             export_sources(root)
             if command_line.is_child():
-                task.join(**command_line.announced())
+                task.join(*command_line.announced())
             elif overrides.asks_for_proof(sys.argv[1:]):
                 from cairn.hydra import prove
 
@@ -97,9 +97,14 @@ class Task:
 
         return _interruptible(train, allocation.current())
 
-    def join(self, **facts: str | None) -> None:
-        """Join the run that the main process has announced, in a process that Lightning has started."""
-        orphans.end_with_parent()
+    def join(self, main: int, facts: Mapping[str, str | None]) -> None:
+        """Join the run that the main process has announced, in a process that Lightning has started.
+
+        Args:
+            main: Id of the main process.
+            facts: What it has announced.
+        """
+        orphans.end_with_main(main)
         _interruptible(lambda session, by: session.join(self.__wrapped__, by, **facts), Allocation())
 
 
@@ -125,8 +130,8 @@ def _interruptible(train: Callable[[Any, JobContext], Any], given: Allocation) -
             # Takes seconds. Without handlers, a signal in this time would end the process without a requeue.
             with imports.quick():
                 from cairn.hydra.run import session, start
-                from cairn.lightning import elastic
-            return train(session, start.JobContext(signals, given, elastic.meet()))
+                from cairn.lightning import torchrun
+            return train(session, start.JobContext(signals, given, torchrun.meet()))
         except KeyboardInterrupt as stop:  # before there was anything to save
             if signals.name is None:
                 raise

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ class Rank:
         number: From 0 to `world_size` - 1.
         world_size: Number of processes.
         start: Name of this start: equal in all of its processes, different after a restart. With torchrun, only if it
-            opens a port for each attempt; otherwise the processes have to meet first, see `lightning.elastic`.
+            opens a port for each attempt; otherwise the processes have to meet first, see `lightning.torchrun`.
     """
 
     number: int = 0
@@ -113,8 +113,14 @@ class Rendezvous:
                 file.write(json.dumps({"start": self.rank.start, "facts": facts}).encode())
             beside.replace(self.path)
 
-    def wait(self, patience_s: float = _PATIENCE_S) -> dict[str, str | None] | None:
+    def wait(
+        self, patience_s: float = _PATIENCE_S, meanwhile: Callable[[], None] = lambda: None
+    ) -> dict[str, str | None] | None:
         """Return what the first process of this start has announced.
+
+        Args:
+            patience_s: How long to wait for it, in seconds.
+            meanwhile: Called again and again; may take part in what the first process is busy with.
 
         Raises:
             TimeoutError: It has announced nothing for `patience_s` seconds, and not shown that it is at work.
@@ -129,6 +135,7 @@ class Rendezvous:
                 found = None
             if found is not None and found.start == self.rank.start:  # else an earlier start has left it
                 return None if found.facts is None else dict(found.facts)
+            meanwhile()
             time.sleep(_POLL_S)
         raise TimeoutError(
             f"Process {self.rank.number} has waited {patience_s:.0f} s for the first process of this run. "

@@ -8,9 +8,11 @@ Ranks talk over a group of their own, from CPU to CPU. A value on a GPU would ha
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -22,6 +24,10 @@ from cairn.errors import ConfigError
 TIME_LIMIT = "max_time"
 JOB_TIME_LIMIT = "job_time_limit"
 _STOPS = [None, *(item.name for item in signal.Signals), TIME_LIMIT, JOB_TIME_LIMIT]
+
+_OTHERS = timedelta(seconds=30)
+"""How long a rank that has failed waits for the others to learn of it. They may wait for it in a collective call of the
+user's code, until it ends."""
 
 T = TypeVar("T")
 
@@ -38,6 +44,10 @@ class Agreement(Protocol):
 
     def largest(self, *numbers: int) -> list[int]:
         """Return the largest of the numbers that the ranks give, for each position."""
+        ...
+
+    def failed(self, *numbers: int) -> None:
+        """Give numbers to ranks that call `largest`, and do not wait long for them: an error follows."""
         ...
 
     def has_news(self, mine: bool) -> bool:
@@ -61,23 +71,27 @@ class Agreement(Protocol):
 
 
 @contextmanager
-def together(agreement: Agreement, what: str, done: str) -> Iterator[None]:
+def together(agreement: Agreement, what: str, done: str, numbers: list[int] | None = None) -> Iterator[None]:
     """Let all ranks fail if one does, instead of waiting for it in the next collective call.
+
+    What is done in this context must not be collective: a rank that has failed would be waited for in it.
 
     Args:
         agreement: Between the ranks.
         what: What the ranks do something with, for the message of the others.
         done: What they do with it, as in "saved".
+        numbers: What this rank says in addition, in a call that is made anyway; it becomes the largest of all ranks.
 
     Raises:
         ConfigError: It failed on another rank.
     """
-    failed = True
+    numbers = [] if numbers is None else numbers
     try:
         yield
-        failed = False
-    finally:
-        _, any_failed = agreement.meet(None, failed)
+    except BaseException:
+        agreement.failed(True, *numbers)
+        raise
+    any_failed, *numbers[:] = agreement.largest(False, *numbers)
     if any_failed:
         raise ConfigError(f"{what} of another rank could not be {done}; the message of that rank says why.")
 
@@ -105,6 +119,9 @@ class Alone:
     def largest(self, *numbers: int) -> list[int]:
         """Return what was given."""
         return list(numbers)
+
+    def failed(self, *numbers: int) -> None:
+        """Do nothing."""
 
     def has_news(self, mine: bool) -> bool:
         """Return what was given."""
@@ -145,6 +162,16 @@ class Ranks:
         found = torch.tensor(numbers)
         distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self._group)
         return list(found.tolist())
+
+    def failed(self, *numbers: int) -> None:
+        """Reduce over all ranks, but leave if some of them do not come, or are gone."""
+        said, operation = torch.tensor(numbers), distributed.ReduceOp.MAX
+        try:
+            distributed.all_reduce(said, operation, self._group, async_op=True).wait(_OTHERS)
+        except RuntimeError:
+            # Ranks that wait for this one learn of its end by their connections. But a group with a call under way is
+            # deleted only when the call is over: so this one, which is of no use any more, is never deleted.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._group))
 
     def has_news(self, mine: bool) -> bool:
         """Return what the ranks have said at the boundary before; begin to reduce what they say now."""

@@ -42,7 +42,7 @@ def begin(engine: Engine, trainer: Trainer, point: ResumePoint | None, run: str 
     if isinstance(found, CairnError):
         raise found
     assert found is not None
-    engine.sharding.see_claim(owner)
+    engine.sharding.owner = owner
     return found
 
 

@@ -1,11 +1,11 @@
-"""Capture a run at a boundary as a plain dict, and restore it from one.
+"""The contents of a checkpoint as a plain dict, and how they are restored.
 
-The dict is what Lightning saves, plus the key `cairn` with the state that Lightning does not save.
+The dict is what Lightning saves, plus the key `cairn` with the state that Lightning does not save; see `collect.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,18 +14,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
-from cairn.data import shuffles
+from cairn.data import parallel, shuffles
 from cairn.errors import ConfigError, ResumeError
-from cairn.lightning.agreement import Agreement, Alone, together
+from cairn.lightning.collect import Collected
 from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.logs import loggers
-from cairn.lightning.loops import boundary
-from cairn.lightning.reading import modules
-from cairn.lightning.saved import placed, pruning, ranks, resized, sums, unsaved
+from cairn.lightning.loops import boundary, moved
+from cairn.lightning.saved import pruning, resized, sums, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 from cairn.writing.encode import Constant
@@ -66,8 +64,8 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
     if not supported or isinstance(trainer.strategy, DeepSpeedStrategy):  # which derives from DDPStrategy
         raise ConfigError(
             f"{type(trainer.strategy).__name__} is not supported: a Checkpointer saves what one device holds, or what "
-            f"cairn.FSDP2Strategy shards. Choose strategy='ddp' or strategy=cairn.FSDP2Strategy(), or remove the "
-            f"Checkpointer."
+            f"cairn.FSDP2Strategy shards. Choose strategy='ddp' or strategy=cairn.FSDP2Strategy(), which has "
+            f"tensor_parallel_size, too, or remove the Checkpointer."
         )
     for callback in trainer.callbacks:
         for kind, why in _NOT_RESUMABLE.items():
@@ -80,49 +78,33 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
         )
 
 
-def capture(
+def contents(
+    collected: Collected,
     trainer: Trainer,
     place: boundary.Place,
     position: Position,
     origin: Origin,
     clock: Mapping[str, Any],
-    epoch_start: Mapping[str, Any] | None,
-    audit: Callable[[str, Mapping[str, Any]], dict[str, Any]],
-    agreement: Agreement,
-    is_sharded: bool = False,
 ) -> dict[str, Any]:
-    """Collect the contents of a checkpoint. Every rank must call this; only the result on rank 0 is complete.
+    """Return the contents of a checkpoint. Only the result on rank 0 is complete.
 
     Args:
+        collected: What the ranks have collected.
         trainer: The trainer, at a boundary.
         place: Which of the two kinds of boundary this is.
         position: Position of the run.
         origin: The run.
         clock: State of `Telemetry`.
-        epoch_start: See `Restart.epoch_start`.
-        audit: Compares the attributes of this rank with its contents; see `Audit.at_save`.
-        agreement: Between the ranks.
-        is_sharded: Each rank keeps what it adds to a checkpoint, which goes into its shard: `ranks` holds only that.
 
     Returns:
         The contents, with references to live tensors: copy them before the next batch.
 
     Raises:
         SaveError: On rank 0, a logger could not write the rows up to this position.
-        ConfigError: A hook of another rank has raised an error.
     """
-    epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
-    with together(agreement, "The state", "saved"):  # hooks of the user, which may fail on one rank only
-        contents = _dumped(trainer, place, is_sharded)
-        lazy = unsaved.lazy(contents["state_dict"])
-        contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)
-        with modules.unchanging(trainer.lightning_module):  # no hook of the user is called
-            mine = rank_state(trainer) | epoch
-            attributes = audit(place, contents)
-    # Collective, so it comes before the loggers: an error on one rank would leave the others waiting in it.
-    of_ranks = _gathered(mine, {**contents, unsaved.KEY: {"attributes": attributes}}, agreement, is_sharded)
-    contents["loops"] = boundary.encoded_once(trainer, contents["loops"])
-    contents[unsaved.KEY] = {
+    found = collected.contents
+    found["loops"] = boundary.encoded_once(trainer, found["loops"])
+    found[unsaved.KEY] = {
         "format": unsaved.FORMAT,
         "place": place,
         "position": dict(vars(position)),
@@ -130,21 +112,23 @@ def capture(
         "config": origin.encoded_config,
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        **_global_batch_size(trainer),
+        **_divided(trainer),
         "threads": torch.get_num_threads(),
         "order": shuffles.of_run(),
         "loggers": loggers.states(trainer),
-        "ranks": of_ranks,
+        "ranks": collected.ranks,
         "clock": dict(clock),
-        "lazy": lazy,
-        "attributes": attributes,
+        "lazy": collected.lazy,
+        "attributes": collected.attributes,
     }
-    return plain_hyperparameters(contents)
+    return plain_hyperparameters(found)
 
 
-def _global_batch_size(trainer: Trainer) -> dict[str, int]:
-    size = boundary.global_batch_size(trainer)
-    return {} if size is None else {"global_batch_size": size}
+def _divided(trainer: Trainer) -> dict[str, Any]:
+    """Return how the batches are divided among the processes, if not in the usual way."""
+    size, number = boundary.global_batch_size(trainer), parallel.num_together()
+    mesh = {} if number == 1 else {moved.MESH: [trainer.world_size // number, number]}
+    return mesh if size is None else {"global_batch_size": size, **mesh}
 
 
 def check(ours: Mapping[str, Any]) -> None:
@@ -241,49 +225,3 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
         if callback.state_key in mine["callbacks"]:
             callback.load_state_dict(mine["callbacks"][callback.state_key])
     unsaved.set_rng_state(mine["rng"])  # last: the calls above may draw random numbers
-
-
-def rank_state(trainer: Trainer) -> dict[str, Any]:
-    """Return what each rank adds to a checkpoint."""
-    module = trainer.lightning_module
-    return {
-        "rng": unsaved.rng_state(),
-        "counters": boundary.counters(trainer),
-        "logged": sums.logged(trainer),
-        "metrics": sums.metrics(module),
-        "modes": unsaved.modes(module),
-        "pruning": pruning.state(trainer),
-        "buffers": unsaved.buffers(module, every=trainer.world_size > 1),
-        "gradients": {} if module.automatic_optimization else unsaved.gradients(module, trainer.global_rank),
-        "sync": boundary.sync_flags(trainer),
-        **boundary.virtual_state(trainer),
-        # Lightning saves the states of callbacks on rank 0 only.
-        "callbacks": boundary.callback_states(trainer) if trainer.global_rank > 0 else {},
-    }
-
-
-def _dumped(trainer: Trainer, place: boundary.Place, is_sharded: bool) -> dict[str, Any]:
-    if not isinstance(trainer.strategy, FSDP2Strategy):
-        return boundary.dump(trainer, place)
-    with trainer.strategy.in_shards(is_sharded):
-        try:
-            return boundary.dump(trainer, place)
-        except (RuntimeError, NotImplementedError) as error:
-            if not placed.lacks_values(error):
-                raise
-            raise ConfigError(placed.NO_VALUES) from error
-
-
-def _gathered(
-    mine: dict[str, Any], contents: Mapping[str, Any], agreement: Agreement, is_sharded: bool
-) -> list[dict[str, Any]]:
-    """Return the states of all ranks in order on rank 0, each with what it has of its own in the contents."""
-    if isinstance(agreement, Alone):
-        return [mine]
-    of_rank_0 = agreement.share(ranks.digests(contents) if agreement.leads else {})
-    if not agreement.leads:
-        mine |= {"own": ranks.own(contents, of_rank_0)}
-    if is_sharded:
-        return [mine]
-    # Unpickling puts a tensor on the GPU that it came from. Rank 0 would create a context on each GPU, and copy slowly.
-    return agreement.gather(move_data_to_device(mine, torch.device("cpu")))

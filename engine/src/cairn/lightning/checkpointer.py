@@ -107,7 +107,7 @@ class Checkpointer(EngineHooks):
         policy, listeners = self.policy, Listeners(self.listeners)
         mode, rules = policy.mode if policy.monitor else None, list(policy.rules.values())
         bring = partial(listeners.bring, policy.directory, rules=rules, mode=mode)
-        point = resume.find_resume_point(policy.directory, bring)
+        point = resume.find_resume_point(policy.directory, bring=bring)
         if point.path is None:
             resume.warn_of_others(self.policy.directory)
         self.go_on_from(point)

@@ -15,12 +15,11 @@ from cairn.lightning import capture, elastic_level
 from cairn.lightning.agreement import Agreement, Alone, Ranks
 from cairn.lightning.audited.audit import Audit
 from cairn.lightning.bits.virtual_ranks import VirtualRanks
-from cairn.lightning.capture import Origin
 from cairn.lightning.checks import callbacks, data, modes, monitors, trial
+from cairn.lightning.collect import collect
 from cairn.lightning.decision import Decision, Verdict
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
-from cairn.lightning.loops.calls import Stopped
 from cairn.lightning.loops.finders import Finders
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
@@ -34,7 +33,7 @@ from cairn.lightning.saves import Saves
 from cairn.lightning.scores import Scores
 from cairn.lightning.settings.kept import Settings
 from cairn.lightning.sharding import Sharding
-from cairn.lightning.watchers import Watcher, announce_stop, are_patient
+from cairn.lightning.watchers import Watcher, announce_stop, are_patient, inform
 from cairn.store import names, space
 from cairn.store.history import History
 from cairn.store.listener import Listeners
@@ -74,7 +73,7 @@ class Engine:
         triggers = list(policy.triggers.values())
         self.quiet = Quiet(trainer, self.moments, self.telemetry, triggers, self.agreement)
         self.sharding = Sharding(trainer, policy.writing, policy.directory, self.agreement)
-        self.origin = Origin("")
+        self.origin = capture.Origin("")
         self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
         self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"), self.agreement)
         self.saving = Saving(trainer, self.saves, self.sharding, self.restart, self.agreement)
@@ -163,8 +162,8 @@ class Engine:
         expected, division = max(num_bytes, self._last_num_bytes), self.sharding.division
         on_gpu = trainer.strategy.root_device.type == "cuda"
         with self.sharding.together():
+            space.check_space(self.history if leads else None, num_bytes, division.num_shards)
             if leads:
-                space.check_space(self.history, num_bytes)
                 self.telemetry.meter.expect_bytes(num_bytes)
             self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer), leads, division)
         if not module.automatic_optimization:
@@ -196,7 +195,10 @@ class Engine:
         telemetry.record_batches(moment.position.total_batches - moment.previous.total_batches)
         kept = self.history.with_pending if self.agreement.leads else []
         give_up = saves.settle() if is_open else ""
-        verdict = self.decision.take(moment, kept, give_up, self._reserve, self.agreement, self.sharding.is_on)
+        agreement, by_all = self.agreement, self.sharding.is_on
+        verdict = self.decision.take(
+            moment, kept, give_up, lambda wait: saves.reserve(wait, telemetry.elapsed_s), agreement, by_all
+        )
         moment = verdict.moment
         if verdict.is_skipped:
             telemetry.save_skipped(telemetry.elapsed_s)
@@ -209,10 +211,10 @@ class Engine:
         if verdict.reasons:
             telemetry.save_begun(moment.elapsed_s)
             provenance = {"world_size": self.trainer.world_size, **self.origin.provenance}
-            self.saving.save(verdict, lambda: self._contents(place, moment), lambda: self._draft(verdict), provenance)
+            self.saving.save(verdict, lambda: self._collected(place, moment), lambda: self._draft(verdict), provenance)
         moments.previous, moments.score = moment.position, None
         if moment.stop is not None:
-            raise Stopped(moment.stop, self.history.newest, self.trainer.global_rank)
+            raise boundary.Stopped(moment.stop, self.history.newest, self.trainer.global_rank)
         telemetry.clock.begin_batch(telemetry.num_open > 0 and saves.busy)
         if not verdict.reasons:
             self.quiet.begin(place, moment, are_patient(self.watchers))
@@ -263,32 +265,30 @@ class Engine:
                 watcher.at_boundary(last)
             watcher.fit_ended()
 
-    def _reserve(self, wait: bool) -> bool:
-        return self.saves.reserve(wait, self.telemetry.elapsed_s)
-
     def _show(self, moment: Moment) -> None:
         """Say how far the run is, and what a person has to wait for who wants it to stop."""
-        leads = self.agreement.leads
-        for watcher in self.watchers:
-            if leads or getattr(watcher, "on_all_ranks", False):
-                watcher.at_boundary(moment)
-        if leads and moment.stop is not None and self.policy.triggers:
+        inform(self.watchers, moment, self.agreement.leads)
+        if self.agreement.leads and moment.stop is not None and self.policy.triggers:
             announce_stop(moment, self.history.newest)
 
-    def _contents(self, place: boundary.Place, moment: Moment) -> dict[str, Any]:
-        """Collect the contents of a checkpoint, on all ranks."""
+    def _collected(self, place: boundary.Place, moment: Moment) -> Callable[[], dict[str, Any]]:
+        """Collect the state of all ranks; return a function that makes the contents of a checkpoint of it."""
         trainer, module, restart = self.trainer, self.trainer.lightning_module, self.restart
-        clock, where, begun = self.telemetry.state_dict(moment.elapsed_s), moment.position, restart.epoch_start
-        given = place, where, self.origin, clock, begun, restart.at_save, self.agreement
-        contents = capture.capture(trainer, *given, self.sharding.is_on)
-        contents[unsaved.KEY] |= {
-            "accumulation_configured": self.accumulation,
-            "finders": self.finders.state(),
-            "growth": self.growth.state(trainer),
-            "settings": self.settings.state(),
-            **elastic_level.settings(self.virtual_ranks),
-        }
-        contents["state_dict"] = pruning.as_first_built(contents["state_dict"], module, self._pruned_at_start)
+        found = collect(trainer, place, restart.epoch_start, restart.at_save, self.agreement, self.sharding.is_on)
+
+        def contents() -> dict[str, Any]:
+            clock = self.telemetry.state_dict(moment.elapsed_s)
+            made = capture.contents(found, trainer, place, moment.position, self.origin, clock)
+            made[unsaved.KEY] |= {
+                "accumulation_configured": self.accumulation,
+                "finders": self.finders.state(),
+                "growth": self.growth.state(trainer),
+                "settings": self.settings.state(),
+                **elastic_level.settings(self.virtual_ranks),
+            }
+            made["state_dict"] = pruning.as_first_built(made["state_dict"], module, self._pruned_at_start)
+            return made
+
         return contents
 
     def _draft(self, verdict: Verdict) -> Draft:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
@@ -32,10 +33,12 @@ from cairn.jobs.stacks import Answering
 from cairn.lightning.engine import Engine
 from cairn.lightning.hang_ranks import RanksAtHang
 from cairn.lightning.loops import boundary
+from cairn.lightning.policy import Policy
 from cairn.lightning.sentinel import Sentinel
 from cairn.lightning.stopping import Stopping
 from cairn.store import hangs
 from cairn.store.hangs import Hang
+from cairn.types import Position
 from cairn.units import format_duration
 
 _STEP_S = 20.0
@@ -131,9 +134,14 @@ class Watch:
         self._answering.start()
         self._watchdog.start()
 
-    def begins(self) -> None:
-        """Training begins here."""
+    def begins(self, attempt: str) -> None:
+        """Training begins here.
+
+        Args:
+            attempt: Name of this attempt, equal on all ranks.
+        """
         if self._watchdog is not None:
+            self._ranks.attempt = attempt
             self._resumed_at = self._moments.previous.total_batches
 
     def passes(self) -> None:
@@ -156,10 +164,23 @@ class Watch:
 
     def _look(self, limit_s: float) -> None:
         """Report to the sentinel of the main rank, which sees the others hang, too."""
-        if not self._ranks.follows():
-            self._sentinel.tell(2 * limit_s, self._moments.previous)  # the watchdog comes first
+        if self._has_left():
+            return
+        ranks, watchdog = self._ranks, self._watchdog
+        if not ranks.follows():
+            self._sentinel.tell(2 * limit_s, self._moments.previous, ranks.attempt)  # the watchdog comes first
+        if watchdog is not None and not self._has_shown and ranks.is_called():
+            self._alarm(Alarm("training", watchdog.silent_s, limit_s))
+
+    def _has_left(self) -> bool:
+        """Watch no longer if `fit` has been left without a call of our hooks: another callback's may have failed."""
+        if has_left := not _is_fitting(self._trainer):
+            self.stop()
+        return has_left
 
     def _alarm(self, alarm: Alarm) -> None:
+        if self._has_left():
+            return
         code, leaves = os.EX_TEMPFAIL, True
         try:
             _limited(self._sentinel.close)
@@ -191,7 +212,7 @@ class Watch:
 
     def _end(self, hang: Hang) -> int:
         """Note the hang, and requeue the job; return the exit code."""
-        requeues = self._requeues(hang)
+        requeues = _requeues(self._policy, hang, self._write)
         if requeues:
             _limited(lambda: [logger.preempt() for logger in self._trainer.loggers if hasattr(logger, "preempt")])
         left: list[Any] = []
@@ -206,31 +227,9 @@ class Watch:
         code = left[0] if left and isinstance(left[0], int) else os.EX_TEMPFAIL
         return code if requeues else 1
 
-    def _requeues(self, hang: Hang) -> bool:
-        """Return whether another attempt may help."""
-        if not self._policy.triggers:
-            self._write("The run is not requeued, because it has no checkpoints: it would start from the beginning.\n")
-            return False
-        found: list[Hang] = []
-        _limited(lambda: found.extend(hangs.note(self._policy.directory, hang)))
-        count = hangs.num_in_place(found)
-        if count >= hangs.MOST_IN_PLACE:
-            self._write(
-                f"The run has hung {count} times in a row without getting further, so it is not requeued again. "
-                f"Find the cause in the stack traces, then start it again.\n"
-            )
-        return count < hangs.MOST_IN_PLACE
-
     def _show(self, alarm: Alarm, follows: bool) -> None:
         where, rank = self._moments.previous, self._trainer.global_rank
-        what = {"training": "no batch, validation or save has ended", "save": "a save has made no progress"}
-        then = "Rank 0 ends the run." if follows else "The run stops without a save, so that it can be resumed."
-        self._write(
-            f"[{datetime.now():%Y-%m-%d %H:%M:%S}] Rank {rank} hangs: {what[alarm.what]} for "
-            f"{format_duration(alarm.silent_s)} (limit {format_duration(alarm.limit_s)}, {self._at_hang.setting}); the "
-            f"last boundary was epoch {where.epoch}, batch {where.batch}. {then} "
-            f"Stack traces of rank {rank} (process {os.getpid()}):\n{stacks.own_stacks()}"
-        )
+        self._write(_head(alarm, where, rank, follows, self._at_hang.setting) + stacks.own_stacks())
         _limited(lambda: self._ranks.report(where))
         _limited(lambda: stacks.ask_others(self._write, self._ranks.local()))
 
@@ -239,6 +238,46 @@ class Watch:
         _limited(lambda: os.write(2, text.encode(errors="replace")))
         if (path := self._at_hang.log_file) is not None:
             _limited(lambda: _append(path, text))
+
+
+def _head(alarm: Alarm, where: Position, rank: int, follows: bool, setting: str) -> str:
+    """Return what the stack traces of a rank begin with."""
+    what = {"training": "no batch, validation or save has ended", "save": "a save has made no progress"}
+    hangs = "hangs" if alarm.silent_s >= alarm.limit_s else "is asked where it is, because another rank hangs"
+    then = "Rank 0 ends the run." if follows else "The run stops without a save, so that it can be resumed."
+    return (
+        f"[{datetime.now():%Y-%m-%d %H:%M:%S}] Rank {rank} {hangs}: {what[alarm.what]} for "
+        f"{format_duration(alarm.silent_s)} (limit {format_duration(alarm.limit_s)}, {setting}); the "
+        f"last boundary was epoch {where.epoch}, batch {where.batch}. {then} "
+        f"Stack traces of rank {rank} (process {os.getpid()}):\n"
+    )
+
+
+def _requeues(policy: Policy, hang: Hang, write: Callable[[str], Any]) -> bool:
+    """Note the hang; return whether another attempt may help."""
+    if not policy.triggers:
+        write("The run is not requeued, because it has no checkpoints: it would start from the beginning.\n")
+        return False
+    found: list[Hang] = []
+    _limited(lambda: found.extend(hangs.note(policy.directory, hang)))
+    count = hangs.num_in_place(found)
+    if count >= hangs.MOST_IN_PLACE:
+        write(
+            f"The run has hung {count} times in a row without getting further, so it is not requeued again. "
+            f"Find the cause in the stack traces, then start it again.\n"
+        )
+    return count < hangs.MOST_IN_PLACE
+
+
+def _is_fitting(trainer: Trainer) -> bool:
+    """Return whether a thread of this process runs a trainer: in `fit`, or in what a launcher calls in its place."""
+    for frame in sys._current_frames().values():
+        inner: FrameType | None = frame
+        while inner is not None:
+            if inner.f_globals.get("__name__") == Trainer.__module__ and inner.f_locals.get("self") is trainer:
+                return True
+            inner = inner.f_back
+    return False
 
 
 def _append(path: Path, text: str) -> None:

@@ -152,7 +152,7 @@ class EngineHooks(Checkpoint):
         self.engine.start()
         self.engine.saves.assist(trainer.global_rank)
         self._stopping.begin()
-        self.watch.begins()
+        self.watch.begins(self.engine.sharding.owner)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last save."""
@@ -172,6 +172,8 @@ class EngineHooks(Checkpoint):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Release the directory, also after a fit that had nothing to do; watch no longer, also after a finder."""
         self.watch.stop()
+        if self._ranks is not None:
+            self._ranks.release()
         if stage == "fit" and self._engine is not None:
             self._engine.saves.release()
 
@@ -190,6 +192,8 @@ class EngineHooks(Checkpoint):
                 self._engine.saves.release(refused=not self._engine.has_trained)
         finally:
             self.watch.stop()
+            if self._ranks is not None:
+                self._ranks.release()
         self._stopping.failed(exception, trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

@@ -40,7 +40,7 @@ class MappedCheckpointIO(TorchCheckpointIO):
     reads_rows = False
     """Whether the strategy reads the states of optimizers from `parted`, each rank its own rows."""
     parted: Parted | None = None
-    """Of the last checkpoint, if it is one of shards."""
+    """Contents of the last checkpoint, if it is one of shards."""
 
     def __init__(self) -> None:
         self._peeked: tuple[Path, dict[str, Any]] | None = None

@@ -1,5 +1,6 @@
 """Build the model that a checkpoint describes, without trusting the file."""
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from cairn.targets import build
 from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import COMPILED, mismatch
+
+log = logging.getLogger(__name__)
 
 
 def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
@@ -57,12 +60,23 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
         ) from error
     model: LightningModule = build(spec, LightningModule)
     if is_overridden("configure_model", model):
-        model.configure_model()
+        _configure(model)
     forms.restore(checkpoint)
     model.on_load_checkpoint(checkpoint)
     _load_into(model, checkpoint["state_dict"], resized.recorded(checkpoint), path)
     devices = [value.device for value in weights.values() if isinstance(value, Tensor)]
     return model.to(devices[0]).eval() if devices else model.eval()
+
+
+def _configure(model: LightningModule) -> None:
+    """Call `configure_model`, which may build layers. What it divides among processes stays whole: there is one."""
+    try:
+        model.configure_model()
+    except (TypeError, AttributeError):
+        names = getattr(getattr(type(model).configure_model, "__code__", None), "co_names", ())
+        if model.device_mesh is not None or "device_mesh" not in names:
+            raise
+        log.debug("%s.configure_model() needs a device_mesh: the model stays whole.", type(model).__name__)
 
 
 def _load_into(model: LightningModule, weights: Mapping[str, Any], changed: resized.Record, path: Path) -> None:

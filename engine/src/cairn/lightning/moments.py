@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from cairn.account.telemetry import Telemetry
+from cairn.data import parallel
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops import boundary
 from cairn.policy.auto import Choice
@@ -46,7 +47,7 @@ class Moments:
         self._last = (Position(0, 0), 0, 0, 0)
         """A boundary, and how far the run has come in its epoch since: batches and steps of the run, and samples. One
         object, because a watchdog reads it in another thread."""
-        self._num_ranks = trainer.world_size
+        self._num_shares = trainer.world_size // parallel.num_together()
 
     @property
     def previous(self) -> Position:
@@ -65,8 +66,11 @@ class Moments:
         self._last = (self._last[0], total_batches, step, self.num_samples)
 
     def count(self, num_samples: int, of_all_ranks: bool = False) -> None:
-        """Count the samples of a batch: as many on each rank, or of all ranks together."""
-        self.num_samples += num_samples if of_all_ranks else num_samples * self._num_ranks
+        """Count the samples of a batch: as many on each rank, or of all ranks together.
+
+        Processes that compute a batch together have the same samples, which count once.
+        """
+        self.num_samples += num_samples if of_all_ranks else num_samples * self._num_shares
 
     def now(self, place: boundary.Place, ends: bool, busy: bool) -> Moment:
         """The moment at a boundary.

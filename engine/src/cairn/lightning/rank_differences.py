@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lightning.pytorch import Trainer
 
 from cairn.lightning.agreement import Agreement, Alone
@@ -60,6 +62,26 @@ class RankDifferences:
             "Let each rank take the same optimizer steps with the same options: reduce gradients, and what decides "
             "about them, over all ranks.",
         )
+
+        self._note_replicas(ranks.repeated(module))
+
+    def _note_replicas(self, mine: Mapping[str, str]) -> None:
+        """Note parts of parameters that several ranks have, and that are not equal on them."""
+        if not mine:  # on all ranks then: each of them has a part of each parameter
+            return
+        known, names = dict[str, str](), list[str]()
+        for part, digest in (item for one in self.agreement.gather(mine) or () for item in one.items()):
+            if known.setdefault(part, digest) != digest:
+                names.append(part.partition(" ")[0])
+        names = [name for name in dict.fromkeys(self.agreement.share(names)) if name not in self._reported]
+        if names and self.audit.mode != "off":
+            self._reported |= {*names}
+            self.audit.findings.add(
+                names,
+                f"{names[0]} differs between ranks that have the same part of it, and a checkpoint holds that of the "
+                f"first one: with tensor parallelism, let each of them compute the same gradient of it (a layer whose "
+                f"input is divided must be in the plan of parallelize_module).",
+            )
 
     def _note(self, names: list[str], owner: str, what: str, cure: str) -> None:
         self.found_any = self.found_any or bool(names)

@@ -1,9 +1,11 @@
 """One save on all ranks: collect the state, copy it, and hand it to the writers.
 
-    rank 0 alone        all ranks collect | rank 0 copies and submits
-    each rank a shard   all ranks collect, copy their part | did all of them? | each submits its part
+    rank 0 alone        all ranks collect | rank 0 copies           | did it?            | rank 0 submits
+    each rank a shard   all ranks collect | each copies its part    | did all of them?   | each submits its part
 
-Either all ranks submit their shards or none does, so that no writer waits for one that will not come.
+Either all ranks submit their shards or none does, so that no writer waits for one that will not come. None does if the
+ranks do not hold the same state any more: the shards would be a mix. A rank that raises an error ends all of them at
+the same place: none waits for another one in a different call.
 """
 
 from __future__ import annotations
@@ -15,17 +17,22 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from cairn.errors import ConfigError, SaveError
-from cairn.lightning.agreement import TIME_LIMIT, Agreement, first_error
+from cairn.errors import SaveError
+from cairn.lightning.agreement import TIME_LIMIT, Agreement, first_error, together
+from cairn.lightning.common_state import difference
 from cairn.lightning.decision import Verdict
 from cairn.lightning.restart import Restart
 from cairn.lightning.saves import Saves
-from cairn.lightning.sharding import Sharding
+from cairn.lightning.sharding import EncodedShard, Sharding
+from cairn.store import names
 from cairn.store.shard import ShardPlan
 from cairn.types import Draft
 from cairn.writing.form_encoder import FormEncoder
 
 log = logging.getLogger(__name__)
+
+Contents = Callable[[], dict[str, Any]]
+"""Makes the contents of a checkpoint of what the ranks have collected."""
 
 
 class Saving:
@@ -48,7 +55,7 @@ class Saving:
     def save(
         self,
         verdict: Verdict,
-        contents: Callable[[], dict[str, Any]],
+        collect: Callable[[], Contents],
         draft: Callable[[], Draft],
         provenance: Mapping[str, Any],
     ) -> None:
@@ -56,7 +63,7 @@ class Saving:
 
         Args:
             verdict: What all ranks have decided.
-            contents: Collects the contents of the checkpoint, on all ranks.
+            collect: Collects the state of all ranks; raises an error on all of them or on none.
             draft: Makes what its manifest will say, on this rank.
             provenance: What else it will say.
 
@@ -68,14 +75,9 @@ class Saving:
         give_up, final = "", moment.ends or moment.stop is not None
         compared = self._sharding.check_equal(self._restart.differences)
         with saves.stall() as stall:
+            contents = collect()
             try:
-                if self._sharding.is_on:
-                    self._submit_shard(verdict, contents, draft, provenance, stall)
-                else:
-                    found = contents()
-                    if self._agreement.leads:
-                        num_bytes = saves.copy(self._encoder.encode(found), self._trainer.optimizers)
-                        self._submit(draft(), num_bytes, provenance, stall)
+                self._copy_and_submit(verdict, contents, draft, provenance, stall)
                 if final or not saves.in_background:
                     give_up = saves.settle(final)
             except SaveError as error:
@@ -88,33 +90,46 @@ class Saving:
                 raise SaveError(give_up)
             log.error(give_up)  # the signal is why the run stops
 
-    def _submit_shard(
+    def _copy_and_submit(
         self,
         verdict: Verdict,
-        contents: Callable[[], dict[str, Any]],
+        contents: Contents,
         draft: Callable[[], Draft],
         provenance: Mapping[str, Any],
         stall: tuple[float, float],
     ) -> None:
-        why, num_bytes, layout, raised, leads = "", 0, "", True, self._agreement.leads
-        try:
-            found = contents()
-            shard = self._sharding.encode(found, verdict.moment.position, verdict.attempt)
-            num_bytes, layout, raised = self._saves.copy(shard.encoded, self._trainer.optimizers), shard.layout, False
-        except SaveError as error:  # no memory for a buffer, or a logger that could not write
-            why, raised = str(error), False
-        finally:  # in one call, because ranks wait for each other in it
-            said = raised, bool(why), 0 if leads else num_bytes
-            any_raised, any_failed, of_others = self._agreement.largest(*said)
-        if any_raised:
-            raise ConfigError("The state of another rank could not be saved; the message of that rank says why.")
+        why, num_bytes, shard, leads = "", 0, None, self._agreement.leads
+        said = [0, 0, 0, 0]  # whether it has failed, what a shard of another rank needs, and twice what the state is
+        with together(self._agreement, "The state", "saved", said):
+            try:
+                num_bytes, shard = self._copied(verdict, contents())
+            except SaveError as error:  # no memory for a buffer, or a logger that could not write
+                why = str(error)
+            state = 0 if shard is None else shard.sample.number
+            said[:] = bool(why), 0 if leads else num_bytes, state, -state
+        any_failed, of_others, largest, smallest = said
         if any_failed:
             why = first_error(self._agreement, why)
+        elif shard is not None and largest != -smallest:
+            why = difference(self._agreement, shard.sample, names.checkpoint_name(verdict.moment.position))
+        if why:
             if leads:
                 raise SaveError(why)
             return
-        coming, num_bytes = draft(), num_bytes + (self._trainer.world_size - 1) * of_others
-        self._submit(coming, num_bytes, provenance, stall, self._sharding.plan(coming.name, verdict.attempt, layout))
+        if shard is not None:
+            coming, num_bytes = draft(), num_bytes + (self._trainer.world_size - 1) * of_others
+            plan = self._sharding.plan(coming.name, verdict.attempt, shard.layout)
+            self._submit(coming, num_bytes, provenance, stall, plan)
+        elif leads:
+            self._submit(draft(), num_bytes, provenance, stall)
+
+    def _copied(self, verdict: Verdict, contents: Mapping[str, Any]) -> tuple[int, EncodedShard | None]:
+        """Copy what this rank writes; return its size in bytes, and the shard if each rank writes one."""
+        saves, optimizers = self._saves, self._trainer.optimizers
+        if self._sharding.is_on:
+            shard = self._sharding.encode(contents, verdict.moment.position, verdict.attempt)
+            return saves.copy(shard.encoded, optimizers), shard
+        return (saves.copy(self._encoder.encode(contents), optimizers) if self._agreement.leads else 0), None
 
     def _submit(
         self,

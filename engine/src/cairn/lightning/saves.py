@@ -47,7 +47,7 @@ class Saves:
         self.writing, self.history, self.telemetry, self.listeners = writing, history, telemetry, listeners
         self.failures = SaveFailures(writing.max_failed_saves)
         self.claim: Claim | None = None
-        """Of the checkpoint directory, while a fit may save to it."""
+        """Claim of the checkpoint directory, while a fit may save to it."""
         self.pipeline: SavePipeline | None = None
         self.has_begun = True
         """False after `History.take_over`, until `begin`."""

@@ -29,12 +29,14 @@ from pathlib import Path
 from cairn import opening, records
 from cairn.account.watchdog import Silence
 from cairn.jobs import allocation, slurm, stacks
-from cairn.store import disk, hangs
+from cairn.store import disk, hang_reports, hangs
 from cairn.store.hangs import Hang
 from cairn.types import Position
 from cairn.units import format_duration
 
 _START = f"import sys; from {__name__} import main; main(sys.argv[1:])"
+_UNNAMED = "-"
+"""In a report: the attempt has no name yet."""
 _TICK_S = 0.2
 _ANSWER_S = 1.0
 """How long to wait for the stack traces, which take milliseconds."""
@@ -56,12 +58,13 @@ class Sentinel:
         self._pipe, self._is_closed = -1, False
         self._lock = threading.Lock()
 
-    def tell(self, limit_s: float, where: Position) -> None:
+    def tell(self, limit_s: float, where: Position, attempt: str = "") -> None:
         """Report that a thread of this process runs; the first report starts the sentinel.
 
         Args:
             limit_s: How long the next report may take.
             where: The last boundary.
+            attempt: Name of this attempt; empty: it has none yet.
         """
         with self._lock, suppress(OSError):
             if self._is_closed:  # the fit has ended meanwhile: a sentinel would wait for reports in vain
@@ -69,7 +72,7 @@ class Sentinel:
             if self._process is None:
                 self._start()
             counts = (where.epoch, where.batch, where.total_batches, where.step, where.samples)
-            os.write(self._pipe, " ".join(map(str, (limit_s, *counts))).encode() + b"\n")
+            os.write(self._pipe, " ".join(map(str, (limit_s, *counts, attempt or _UNNAMED))).encode() + b"\n")
 
     def close(self) -> None:
         """End the sentinel."""
@@ -124,7 +127,7 @@ def main(arguments: list[str]) -> None:
 def _end(
     pid: int, report: str, silent_s: float, directory: str, log_file: str, record_file: str, by_lightning: str
 ) -> None:
-    limit_s, *counts = report.split()
+    limit_s, *counts, attempt = report.split()
     where = Position(*map(int, counts))
 
     def write(text: str) -> None:
@@ -147,6 +150,9 @@ def _end(
     stacks.ask_others(write, below)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     hang = Hang("training", where, silent_s, float(limit_s), now, socket.gethostname())
+    if directory and attempt != _UNNAMED and not hang_reports.claim(Path(directory), attempt):
+        stacks.kill_others([*below, pid])  # another rank notes the hang, and ends the run
+        return
     requeues = False
     if directory:
         found = [hang]

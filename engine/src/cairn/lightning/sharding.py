@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from cairn.errors import ConfigError
 from cairn.known_directory import KnownDirectory
+from cairn.lightning import common_state
 from cairn.lightning import shared as shared_on_ranks
 from cairn.lightning.agreement import Agreement, together
-from cairn.lightning.fsdp.strategy import FSDP2Strategy
+from cairn.lightning.fsdp import strategy as fsdp
 from cairn.lightning.rank_differences import RankDifferences
 from cairn.lightning.saved import unsaved
 from cairn.store import shared
@@ -29,6 +29,7 @@ from cairn.writing.options import Writing
 from cairn.writing.pipeline import WHOLE, Division
 from cairn.writing.sharded import rows
 from cairn.writing.sharded.deal import Dealer, replicated
+from cairn.writing.sharded.sample import Sample
 from cairn.writing.sharded.shard import ShardEncoder, ShardId
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class EncodedShard:
     encoded: Encoded
     layout: str
     """Digest of how the state is cut."""
+    sample: Sample
+    """Values that all ranks should have in common, as this one has them."""
 
 
 class Sharding:
@@ -59,19 +62,16 @@ class Sharding:
 
     Attributes:
         is_on: Whether each rank writes a shard.
+        owner: Attempt by which rank 0 has claimed the directory, on all ranks; empty: it has not.
     """
 
     def __init__(self, trainer: Trainer, writing: Writing, directory: Path, agreement: Agreement) -> None:
         self._trainer, self._option, self._directory, self._agreement = trainer, writing.sharded, directory, agreement
         self.is_on = False
-        self._owner = ""
+        self.owner = ""
         self._permit: Permit | None = None
         self._dealer: Dealer | None = None
         self._encoder = ShardEncoder()
-
-    def see_claim(self, attempt: str) -> None:
-        """Learn by which attempt rank 0 has claimed the directory; empty: it has not."""
-        self._owner = attempt
 
     def decide(self, num_bytes: int, differences: RankDifferences) -> None:
         """Decide for all ranks, before the first batch, and compare them; every rank calls this.
@@ -88,16 +88,15 @@ class Sharding:
             differences.compare()
 
     def _choose(self, num_bytes: int) -> None:
-        strategy, option = self._trainer.strategy, self._option
-        if self._trainer.world_size == 1 or not isinstance(strategy, DDPStrategy | FSDP2Strategy) or not self._owner:
+        option, is_divided = self._option, fsdp.divided(self._trainer) is not None
+        if self._trainer.world_size == 1 or not self.owner:
             self.is_on = False
             return
         # A state in parts is collected on rank 0 for a single file, which takes longer than anything else in a save.
-        is_due = num_bytes >= LARGE_BYTES or isinstance(strategy, FSDP2Strategy)
+        is_due = num_bytes >= LARGE_BYTES or is_divided
         self.is_on = bool(self._agreement.share(option is True or (option == "auto" and is_due)))
         if not self.is_on:
             return
-        is_divided = isinstance(strategy, FSDP2Strategy)
         patience_s = shared.PATIENCE_S if option is True or is_divided else _VISIBLE_S
         try:
             shared_on_ranks.check(
@@ -110,7 +109,7 @@ class Sharding:
             log.log(level, "Rank 0 writes the checkpoints alone. %s", error)
             self.is_on = False
             return
-        self._permit = Permit(KnownDirectory.at_or_above(self._directory), self._owner)
+        self._permit = Permit(KnownDirectory.at_or_above(self._directory), self.owner)
 
     def check_equal(self, differences: RankDifferences) -> bool:
         """Compare the ranks if each writes a shard, and let rank 0 write everything from now on if they differ.
@@ -125,7 +124,7 @@ class Sharding:
             return False
         differences.compare(needed=True)
         any_differs = any(self._agreement.largest(differences.found_any))
-        if any_differs and not isinstance(self._trainer.strategy, FSDP2Strategy):  # its ranks have rows of their own
+        if any_differs and fsdp.divided(self._trainer) is None:  # its ranks have rows of their own
             log.warning(
                 "Parameters or optimizer states differ between the ranks, so their shards would be a mix of several "
                 "states: from now on, rank 0 writes each checkpoint as a single file. Keep them equal on all ranks."
@@ -152,17 +151,20 @@ class Sharding:
         """
         trainer = self._trainer
         rank, world_size = trainer.global_rank, trainer.world_size
-        if isinstance(trainer.strategy, FSDP2Strategy):
-            deal = rows.deal(contents, trainer.strategy.rows)
+        common = self._equal_tensors(contents)
+        state = {} if self._is_collected else contents
+        if (strategy := fsdp.divided(trainer)) is not None:
+            deal = rows.deal(contents, strategy.rows)
         else:
             self._dealer = self._dealer or Dealer(rank, world_size)
-            deal = self._dealer.deal(self._equal_tensors(contents))
+            deal = self._dealer.deal(common)
         run = str(contents[unsaved.KEY]["run"])
         # Each rank counts samples of its own: batches may differ in their sizes.
         where = {name: value for name, value in vars(position).items() if name != "samples"}
         shard = ShardId(rank, world_size, run, attempt, where)
         mine = contents if rank == 0 else contents[unsaved.KEY]["ranks"][0]
-        return EncodedShard(self._encoder.encode(mine, deal, shard), deal.layout)
+        sample = common_state.sample(state, common, deal.layout, attempt)
+        return EncodedShard(self._encoder.encode(mine, deal, shard), deal.layout, sample)
 
     def plan(self, name: str, attempt: str, layout: str) -> ShardPlan:
         """Return what this rank's writer does.
@@ -179,12 +181,16 @@ class Sharding:
 
     def _equal_tensors(self, contents: Mapping[str, Any]) -> dict[str, Tensor]:
         """Tensors that are the same on all ranks: parameters that DDP keeps equal, and the states of optimizers."""
+        if fsdp.divided(self._trainer) is not None:  # those that are not divided, such as numbers of steps
+            return replicated(contents, [])
         module, ignored = self._trainer.lightning_module, _ignored(self._trainer)
         parts = [part for name, part in module.named_parameters() if part.requires_grad and name not in ignored]
-        if any(hasattr(item, "consolidate_state_dict") for item in self._trainer.optimizers):
-            # Each rank has a part of its states, and a save collects them on rank 0.
-            contents = {"state_dict": contents["state_dict"]}
-        return replicated(contents, parts)
+        return replicated({"state_dict": contents["state_dict"]} if self._is_collected else contents, parts)
+
+    @property
+    def _is_collected(self) -> bool:
+        """Whether each rank has a part of the states of the optimizers, and a save collects them on rank 0."""
+        return any(hasattr(item, "consolidate_state_dict") for item in self._trainer.optimizers)
 
 
 def _ignored(trainer: Trainer) -> set[str]:

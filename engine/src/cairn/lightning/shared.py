@@ -16,7 +16,7 @@ def check(agreement: Agreement, rank: int, directory: Path, cure: str, patience_
 
     Args:
         agreement: Between the ranks.
-        rank: Of this process.
+        rank: Rank of this process.
         directory: The directory.
         cure: A sentence: what else to do than to choose another directory.
         patience_s: How long a rank looks for the file of rank 0, in seconds.

@@ -20,7 +20,7 @@ def hide(callback: Callback, names: Iterable[str] = PER_BATCH, base: type = Call
 
     Args:
         callback: One of ours, or of a class that derives from it.
-        names: Of the hooks.
+        names: Names of the hooks.
         base: Class whose hooks do nothing.
     """
     for name in names:

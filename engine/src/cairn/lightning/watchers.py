@@ -42,6 +42,13 @@ def are_patient(watchers: Sequence[Watcher]) -> bool:
     return all(getattr(watcher, "is_patient", False) for watcher in watchers)
 
 
+def inform(watchers: Sequence[Watcher], moment: Moment, leads: bool) -> None:
+    """Let them learn of a boundary, on a rank that leads or another one."""
+    for watcher in watchers:
+        if leads or getattr(watcher, "on_all_ranks", False):
+            watcher.at_boundary(moment)
+
+
 def announce_stop(moment: Moment, newest: Saved | None) -> None:
     """Say what a person has to wait for who wants the run to stop."""
     log.info(

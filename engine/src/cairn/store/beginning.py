@@ -33,10 +33,12 @@ def beginning(directory: Path, loaded: Path | None, known: ResumePoint | None, r
     Raises:
         ConfigError: The directory holds checkpoints, and the fit does not go on from one of them.
         CheckpointError: The checkpoint is not intact.
+        ResumeError: See `resume.put_back`.
     """
     loaded = links.target(loaded) if loaded is not None else None
     if known is not None and (links.target(known.path) if known.path is not None else None) == loaded:
         return Beginning(run or (known.saved.run if known.saved else _claimed_by(directory)), known)
+    resume.put_back(directory)
     committed = Catalog(directory).committed()
     if loaded is not None and loaded.parent == directory.resolve() and names.parse_name(loaded.name):
         saved = describe(loaded)

@@ -6,15 +6,18 @@
       4  last.ckpt, best.ckpt                  links, each moved by a rename
       5  delete what no rule keeps
 
-A crash between two steps leaves every committed checkpoint intact, and the newest one is still the newest. A crash
-before 3 leaves a file without a manifest, which is not a checkpoint. A crash after 3 leaves links or files that the
-next commit, or the next start of the run, brings up to date.
+A crash between two steps leaves every committed checkpoint intact, and the newest one is still the newest; an earlier
+one of the same name is put aside in 2 and deleted after 5, see earlier.py. A crash before 3 leaves a file without a
+manifest, which is not a checkpoint. A crash after 3 leaves links or files that the next commit, or the next start of
+the run, brings up to date.
 
 Imports no torch: the writer process starts quickly and takes little memory.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +29,14 @@ from typing import Any
 
 from cairn import opening
 from cairn.errors import CheckpointError, SaveError
-from cairn.store import disk, file_format, links, manifest, names, shard, sharded_commit
+from cairn.store import disk, earlier, file_format, links, manifest, names, shard, sharded_commit
 from cairn.store.claim import Permit
 from cairn.store.deletion import delete_checkpoints
-from cairn.store.shard import ShardPlan
+from cairn.store.shard import Report, ShardPlan
 from cairn.store.write_error import why_not_written
 from cairn.types import Draft, Saved, ShardFile
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class CommitPlan:
     shard: ShardPlan | None = None
     """Rank 0's part, if each rank writes a shard; None: the checkpoint is a single file."""
     abandoned: Sequence[str] = ()
-    """Hidden directories of attempts that failed, in which a late rank may have written since."""
+    """What stops late ranks in attempts that failed; not needed any more once all ranks have written a later shard."""
 
     @property
     def name(self) -> str:
@@ -79,6 +84,7 @@ def write(
     view: memoryview,
     beat: Callable[[int], None] = lambda num_bytes: None,
     has_ended: Callable[[], bool] = lambda: False,
+    warn: Callable[[str], None] = log.warning,
 ) -> Committed:
     """Carry out a plan.
 
@@ -87,6 +93,7 @@ def write(
         view: The whole file in memory; the checksums of its records are filled in here.
         beat: Called repeatedly with the number of bytes written so far.
         has_ended: Whether the training has ended or failed: other ranks may have died.
+        warn: Called with a sentence if the shard of another rank is late.
 
     Returns:
         The committed checkpoint.
@@ -98,15 +105,15 @@ def write(
         plan.permit.check(plan.draft.name)
     saved = _committed_before(plan, len(view)) if plan.retry and plan.shard is None else None
     if saved is None:
-        for name in plan.abandoned:
-            with suppress(OSError):
-                disk.remove(plan.directory / name)
         delete_checkpoints(plan.directory, plan.make_room)
-        saved = (
-            _write(plan, view, beat) if plan.shard is None else _write_shards(plan, plan.shard, view, beat, has_ended)
-        )
+        if plan.shard is None:
+            saved = _write(plan, view, beat)
+        else:
+            reports = functools.partial(sharded_commit.wait_for_reports, plan.shard, beat, has_ended, warn)
+            saved = _write_shards(plan, plan.shard, view, beat, reports)
     try:
         move_links_and_delete(plan.directory, plan.links, plan.to_delete)
+        _delete_earlier(plan.directory / plan.name)
     except SaveError as error:
         return Committed(saved, str(error))
     return Committed(saved)
@@ -131,14 +138,16 @@ def _is_of(found: Saved, draft: Draft) -> bool:
 def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> Saved:
     started, draft = time.monotonic(), plan.draft
     path = plan.directory / draft.name
+    chunks = file_format.sealed(view, disk.CHUNK_BYTES)
     before = _identity(path)
 
     def make_way() -> None:
-        if path.is_dir():  # an earlier checkpoint of this name has shards: no file can be renamed over it
-            sharded_commit.delete_directory(path)
+        if plan.permit is not None:
+            plan.permit.check(draft.name)  # again: a large file may take minutes
+        earlier.put_aside(path)
 
     try:
-        disk.put_chunks(path, file_format.sealed(view, disk.CHUNK_BYTES), len(view), beat, make_way)
+        disk.put_chunks(path, chunks, len(view), beat, make_way)
         written_s = time.monotonic() - started
         saved = Saved.of(
             draft,
@@ -149,22 +158,27 @@ def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> S
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         if plan.permit is not None:
-            plan.permit.check(draft.name)  # a large file may take minutes
+            plan.permit.check(draft.name)
         proof = manifest.dump(saved, plan.provenance).encode()
         disk.put(path.with_name(names.manifest_name(draft.name)), proof)
     except SaveError:  # the directory is another one now, or belongs to another process: nothing is deleted there
         raise
     except OSError as error:
-        # An unchanged file is an earlier checkpoint of the same name, which is still committed.
-        if before is None or _identity(path) != before:
-            with suppress(SaveError):
+        with suppress(OSError):
+            if earlier.is_aside(path):
+                earlier.settle(path)
+            elif before is None or _identity(path) != before:  # else it is an earlier one, which is still committed
                 delete_checkpoint(plan.directory, draft.name)
         raise SaveError(why_not_written(path, error, len(view))) from error
     return saved
 
 
 def _write_shards(
-    plan: CommitPlan, own: ShardPlan, view: memoryview, beat: Callable[[int], None], has_ended: Callable[[], bool]
+    plan: CommitPlan,
+    own: ShardPlan,
+    view: memoryview,
+    beat: Callable[[int], None],
+    wait_for_reports: Callable[[], list[Report]],
 ) -> Saved:
     started, draft = time.monotonic(), plan.draft
     try:
@@ -173,7 +187,7 @@ def _write_shards(
                 sharded_commit.finish(own)
             return saved
         shard.write(replace(own, retry=plan.retry), view, beat)
-        reports = sharded_commit.wait_for_reports(own, beat, has_ended)
+        reports = wait_for_reports()
         written_s = time.monotonic() - started
         shards = tuple(ShardFile(names.shard_name(item.rank), item.num_bytes, item.digest) for item in reports)
         saved = Saved.of(
@@ -191,24 +205,34 @@ def _write_shards(
     except SaveError:
         sharded_commit.discard(own)
         raise
-    except sharded_commit.Incomplete as error:
-        sharded_commit.discard(own)
-        raise SaveError(str(error)) from error
     except OSError as error:
-        with suppress(SaveError):
+        with suppress(OSError):  # a SaveError is one
             _take_back(own)
         raise SaveError(why_not_written(plan.directory / draft.name, error, len(view))) from error
+    for name in plan.abandoned:
+        with suppress(OSError):
+            disk.remove(plan.directory / name)
     return saved
 
 
 def _take_back(own: ShardPlan) -> None:
     """Delete what a commit has left that failed on its way."""
-    if own.folder.exists():
-        sharded_commit.discard(own)  # an earlier checkpoint of this name is still there, or was deleted as a whole
-    else:
+    path = own.directory / own.name
+    is_renamed = not own.folder.is_dir()
+    if not is_renamed:
+        sharded_commit.discard(own)
+    if earlier.is_aside(path):
+        earlier.settle(path)
+    elif is_renamed:
         delete_checkpoint(own.directory, own.name)
-    with suppress(OSError):
-        disk.remove(own.directory / names.temp_name(names.manifest_name(own.name)))
+    disk.remove(own.directory / names.temp_name(names.manifest_name(own.name)))
+
+
+def _delete_earlier(path: Path) -> None:
+    try:
+        earlier.delete(path)
+    except OSError as error:
+        raise _failed(f"The earlier checkpoint that {path} has replaced could not be deleted", error) from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -71,6 +71,21 @@ class DirectoryLock:
             os.close(self.handle)
 
 
+def is_held_elsewhere(directory: Path) -> bool:
+    """Whether another process holds the lock of a directory."""
+    path = directory / names.LOCK
+    if (key := _key(path)) is None or ((held := _held.get(key)) is not None and held.pid == os.getpid()):
+        return False
+    try:
+        handle = opening.for_writing(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return try_lock(handle) is False
+    finally:
+        os.close(handle)
+
+
 _held: dict[tuple[int, int], DirectoryLock] = {}
 """The locks of this process, by device and inode of their files."""
 

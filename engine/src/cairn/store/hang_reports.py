@@ -2,6 +2,10 @@
 
 A rank that has stopped, or whose node is lost, says nothing: that is how the others know it. The reports are temporary
 files in the directory of the checkpoints, which the next start removes.
+
+    .hang-RANK.tmp              report of a rank
+    .hang-called-ATTEMPT.tmp    a rank of this attempt hangs: all others report, too. Their limits differ a little
+    .hang-noted-ATTEMPT.tmp     created by the one process that notes the hang
 """
 
 from __future__ import annotations
@@ -54,6 +58,31 @@ def remove(directory: Path, rank: int) -> None:
         os.unlink(directory / names.hang_name(rank))
 
 
+def call(directory: Path, attempt: str) -> None:
+    """Ask all ranks of an attempt to report.
+
+    Raises:
+        OSError: The mark cannot be made.
+    """
+    opening.make_once(directory / names.hang_mark("called", attempt))
+
+
+def is_called(directory: Path, attempt: str) -> bool:
+    """Return whether a rank of this attempt has asked the others to report."""
+    return os.path.lexists(directory / names.hang_mark("called", attempt))
+
+
+def claim(directory: Path, attempt: str) -> bool:
+    """Return whether this process is the one that notes the hang of an attempt: the first that asks.
+
+    It is also if the mark cannot be made: rather twice than never.
+    """
+    try:
+        return opening.make_once(directory / names.hang_mark("noted", attempt))
+    except OSError:
+        return True
+
+
 def wait(directory: Path, num_ranks: int, patience_s: float) -> dict[int, Report]:
     """Return the reports of all ranks, or those that are there after a while.
 
@@ -85,7 +114,8 @@ def words(found: Mapping[int, Report], num_ranks: int) -> str:
         do = "does" if len(silent) == 1 else "do"
         it = "It is" if len(silent) == 1 else "They are"
         lines.append(
-            f"{name_ranks(silent).capitalize()} {do} not answer. {it} stopped, dead, or on a node that is lost."
+            f"{name_ranks(silent).capitalize()} {do} not answer. {it} stopped, dead, on a node that is lost, or inside "
+            "of C code that holds Python's lock."
         )
     places = dict[tuple[str, Position], list[Report]]()
     for rank in sorted(found):

@@ -11,7 +11,7 @@ from typing import Any, cast
 from cairn.errors import SaveError
 from cairn.policy import keep
 from cairn.policy.shelf import Shelf
-from cairn.store import adoption, commit, disk, names, planning
+from cairn.store import adoption, commit, disk, earlier, names, planning
 from cairn.store.adoption import Adoption
 from cairn.store.catalog import Catalog
 from cairn.store.claim import Permit
@@ -58,8 +58,7 @@ class History:
     @property
     def newest(self) -> Saved | None:
         """The checkpoint behind `last.ckpt`."""
-        saved = self.saved  # the commit thread may replace the list
-        return saved[-1] if saved else None
+        return next(reversed(self.saved), None)  # read once: the commit thread may replace the list
 
     @property
     def best(self) -> Saved | None:
@@ -94,6 +93,7 @@ class History:
         adopted, self._adopted = self._adopted, Adoption()
         self._overdue = list(adopted.never_committed)
         try:
+            earlier.settle_all(self.directory)
             for path in self._catalog.leftovers():
                 log.info("Removed %s, which an interrupted save or deletion left.", path.name)
                 disk.remove(path)

@@ -15,11 +15,13 @@ MIRROR_RANKS = ".mirror-ranks"
 CLAIM = ".claim"
 LOCK = ".lock"
 PROBE = ".writable.tmp"
+WRITERS = "writers.lock"
 _SHARED = r"\.shared-[0-9a-f]{16}\.tmp"
-_HANG = r"\.hang-[0-9]+\.(?:tmp|new)"
+_HANG = r"\.hang-(?:[0-9]+|(?:called|noted)-[0-9a-f]+)\.(?:tmp|new)"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
 _TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt(?:\.[0-9a-f]+)?|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}|{_HANG}")
+_BEFORE = re.compile(rf"\.({_STEM}\.ckpt)\.before")
 _SHARD = re.compile(r"rank_([0-9]{5,})\.ckpt")
 
 
@@ -45,6 +47,17 @@ def temp_name(name: str) -> str:
     return f".{name}.tmp"
 
 
+def before_name(checkpoint: str) -> str:
+    """Hidden name of an earlier checkpoint whose successor is not committed yet; see `earlier`."""
+    return f".{checkpoint}.before"
+
+
+def name_before(name: str) -> str | None:
+    """Name of the checkpoint that has this hidden name until its successor is committed; None for any other name."""
+    match = _BEFORE.fullmatch(name)
+    return match[1] if match and parse_name(match[1]) else None
+
+
 def shared_name(token: str) -> str:
     """Hidden name of a file that all processes of a run look for; see `shared`.
 
@@ -57,6 +70,16 @@ def shared_name(token: str) -> str:
 def hang_name(rank: int) -> str:
     """Hidden name of what a rank says about itself when it hangs; see `hang_reports`."""
     return f".hang-{rank}.tmp"
+
+
+def hang_mark(what: str, attempt: str) -> str:
+    """Hidden name of a mark of an attempt that hangs.
+
+    Args:
+        what: `called` or `noted`, see `hang_reports`.
+        attempt: Hexadecimal digits that name the attempt.
+    """
+    return f".hang-{what}-{attempt}.tmp"
 
 
 def attempt_name(checkpoint: str, attempt: str) -> str:
@@ -92,7 +115,7 @@ def shard_rank(name: str) -> int | None:
 
 def is_temp(name: str) -> bool:
     """True if a file of this name is what an interrupted writer left."""
-    return name == PROBE or _TEMP.fullmatch(name) is not None
+    return name == PROBE or _TEMP.fullmatch(name) is not None or name_before(name) is not None
 
 
 def checkpoint_of(name: str) -> str | None:

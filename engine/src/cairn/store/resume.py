@@ -1,4 +1,4 @@
-"""Find the checkpoint that a run resumes from. Reads the directory; changes nothing."""
+"""Find the checkpoint that a run resumes from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn.errors import ResumeError
-from cairn.store import disk, names
+from cairn.store import disk, earlier, names
 from cairn.store.catalog import Catalog, Rejected
 from cairn.types import Saved
 
@@ -36,11 +36,16 @@ Bring = Callable[[Saved | None], Saved | None]
 """Brings a newer checkpoint into the directory than the one that it is given, and verifies it; None: there is none."""
 
 
-def find_resume_point(directory: Path, bring: Bring = lambda local: None) -> ResumePoint:
+def find_resume_point(
+    directory: Path, check: Callable[[Path, Saved], None] | None = None, bring: Bring = lambda local: None
+) -> ResumePoint:
     """Find the newest intact checkpoint in `directory`, or elsewhere, if there is one.
+
+    Nothing changes there, except that a checkpoint whose replacement was interrupted gets its name back.
 
     Args:
         directory: Checkpoints of one run; it may not exist yet.
+        check: Compares a checkpoint with its manifest; None: this process alone reads all of it.
         bring: Called with the newest intact one in `directory`; it may bring a newer one from elsewhere.
 
     Returns:
@@ -49,7 +54,8 @@ def find_resume_point(directory: Path, bring: Bring = lambda local: None) -> Res
     Raises:
         ResumeError: Checkpoints were committed and none is intact, or a later version of Cairn wrote the newest.
     """
-    saved, rejected = Catalog(directory).newest_intact()
+    put_back(directory)
+    saved, rejected = Catalog(directory).newest_intact(check)
     if newer := [item for item in rejected if item.newer]:
         raise ResumeError(f"{newer[-1].path} cannot be used: {newer[-1].why}.")
     if (brought := bring(saved)) is not None:
@@ -62,6 +68,24 @@ def find_resume_point(directory: Path, bring: Bring = lambda local: None) -> Res
         listing = "; ".join(f"{item.path.name}: {item.why}" for item in rejected)
         raise ResumeError(f"No checkpoint in {directory} is intact ({listing}). To start over, move these files away.")
     return ResumePoint(directory / saved.name if saved else None, saved, tuple(rejected))
+
+
+def put_back(directory: Path) -> None:
+    """Give a checkpoint its name back whose replacement was interrupted; the next save replaces it.
+
+    Args:
+        directory: Checkpoints of one run; it may not exist yet.
+
+    Raises:
+        ResumeError: This failed.
+    """
+    try:
+        earlier.settle_all(directory)
+    except OSError as error:
+        raise ResumeError(
+            f"The replacement of a checkpoint in {directory} was interrupted, and the earlier one could not get its "
+            f"name back: {error.strerror or error}. Make the directory writable."
+        ) from error
 
 
 def warn_of_others(directory: Path) -> None:

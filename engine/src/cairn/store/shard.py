@@ -3,7 +3,9 @@
     .epoch_000_batch_000150.ckpt.ATTEMPT.tmp/
         rank_00001.ckpt     written to a hidden name, synced, renamed
         rank_00001.json     the report, in the same way: size and digest of the shard, or why it could not be written
+        writers.lock        locked while a writer is at work, see sign_of_life.py
 
+When rank 0 gives up a save, an empty file takes the place of the directory: a rank that is late finds it, and stops.
 Ranks find each other only by these files, so that a checkpoint is committed although all training processes were
 killed. An attempt is one save: a shard that an earlier one has left is in another directory, and is never counted.
 
@@ -12,7 +14,6 @@ Imports no torch, as commit.py.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable
@@ -23,9 +24,10 @@ from pathlib import Path
 from cairn import opening, records
 from cairn.errors import CheckpointError, SaveError
 from cairn.records import RecordError
-from cairn.store import disk, file_format, manifest, names
+from cairn.store import disk, file_format, manifest, names, sign_of_life
 from cairn.store.claim import Permit
 from cairn.store.write_error import why_not_written
+from cairn.types import ShardFile
 
 _MAX_BYTES = 2**16
 
@@ -69,7 +71,7 @@ class Report:
 
 
 class Abandoned(SaveError):
-    """Rank 0 has given up the save and deleted its directory, which must not be made again."""
+    """Rank 0 has given up the save."""
 
 
 def write(plan: ShardPlan, view: memoryview, beat: Callable[[int], None] = lambda num_bytes: None) -> Report:
@@ -92,20 +94,23 @@ def write(plan: ShardPlan, view: memoryview, beat: Callable[[int], None] = lambd
     if plan.retry and (known := _written_before(plan, view)) is not None:
         return known
     path = plan.folder / names.shard_name(plan.rank)
+
+    def advance(num_bytes: int) -> None:
+        _check_awaited(plan)
+        beat(num_bytes)
+
     try:
-        with suppress(FileExistsError):
-            os.mkdir(plan.folder)
-        disk.put_chunks(path, file_format.sealed(view, disk.CHUNK_BYTES), len(view), beat)
-        found = _report(plan, num_bytes=len(view), digest=file_format.digest(view))
-        _put(plan, found)
+        _make_folder(plan)
+        with sign_of_life.shown(plan.folder, plan.rank):
+            disk.put_chunks(path, file_format.sealed(view, disk.CHUNK_BYTES), len(view), advance)
+            found = _report(plan, num_bytes=len(view), digest=file_format.digest(view))
+            _put(plan, found)
+    except Abandoned:
+        raise
     except OSError as error:
-        if error.errno == errno.ENOENT and plan.directory.exists() and not plan.folder.exists():
-            raise Abandoned(
-                f"The shard of rank {plan.rank} of {plan.directory / plan.name} was not written: rank 0 has given up "
-                f"this save; its log says why."
-            ) from error
-        if (known := read(plan, plan.rank)) is not None and not known.error:
+        if (known := _written_before(plan, view)) is not None:
             return known  # only its last sync failed, and rank 0 may count on the shard already: it syncs both again
+        _check_awaited(plan)
         why = why_not_written(plan.directory / plan.name, error, len(view))
         with suppress(OSError):
             disk.remove(path)  # it makes room for the report
@@ -118,8 +123,7 @@ def report_failure(plan: ShardPlan, why: str) -> None:
     """Report that this rank has no shard, so that rank 0 does not wait for it; a disk may refuse that as well."""
     with suppress(OSError):
         if read(plan, plan.rank) is None:
-            with suppress(FileExistsError):
-                os.mkdir(plan.folder)
+            _make_folder(plan)
             _put(plan, _report(plan, error=why))
 
 
@@ -131,6 +135,21 @@ def read(plan: ShardPlan, rank: int) -> Report | None:
         return None
     mine = plan.attempt, rank, plan.world_size
     return found if (found.attempt, found.rank, found.world_size) == mine else None
+
+
+def _make_folder(plan: ShardPlan) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(plan.folder)
+    _check_awaited(plan)
+
+
+def _check_awaited(plan: ShardPlan) -> None:
+    """Raise Abandoned if rank 0 has given up the save; if the whole directory is gone, the next step fails."""
+    if not plan.folder.is_dir() and plan.directory.exists():
+        raise Abandoned(
+            f"The shard of rank {plan.rank} of {plan.directory / plan.name} was not written: rank 0 has given up this "
+            f"save; its log says why."
+        )
 
 
 def _report(plan: ShardPlan, num_bytes: int = 0, digest: str = "", error: str = "") -> Report:
@@ -146,17 +165,22 @@ def _path(plan: ShardPlan, rank: int) -> Path:
 
 
 def _written_before(plan: ShardPlan, view: memoryview) -> Report | None:
-    """Return the report of the previous writer, if it came that far."""
+    """Return the report of the shard, if this or the previous writer came that far."""
     if (found := read(plan, plan.rank)) is not None and not found.error:
         return found
-    if plan.folder.exists():
+    # Rank 0 deletes the reports once it has them all and has written the manifest, under its hidden name at first.
+    # From then on, nothing may change in the directory of the attempt, which is about to be the checkpoint.
+    proof, known = plan.directory / names.manifest_name(plan.name), []
+    for path in (proof.with_name(names.temp_name(proof.name)), proof):
+        with suppress(OSError, CheckpointError):
+            known += [item.digest for item in manifest.load(opening.read_bytes(path)).shards if _is_mine(plan, item)]
+    if not known:
         return None
-    # The directory of the attempt may have become the checkpoint already: then it must not appear again.
     for _ in file_format.sealed(view, disk.CHUNK_BYTES):
         pass
     found = _report(plan, num_bytes=len(view), digest=file_format.digest(view))
-    proof = plan.directory / names.manifest_name(plan.name)
-    with suppress(OSError, CheckpointError, IndexError):
-        if manifest.load(opening.read_bytes(proof)).shards[plan.rank].digest == found.digest:
-            return found
-    return None
+    return found if found.digest in known else None
+
+
+def _is_mine(plan: ShardPlan, item: ShardFile) -> bool:
+    return item.name == names.shard_name(plan.rank)

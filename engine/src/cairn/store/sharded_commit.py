@@ -3,17 +3,18 @@
       1  the shard of rank 0, and its report           like every other rank
       2  wait for the reports of all ranks             of this attempt only
       3  .epoch_000_batch_000150.json.tmp              the manifest, synced: from here on a retry finishes the commit
-      4  the reports are deleted
+      4  the reports and the lock are deleted
       5  .epoch_000_batch_000150.ckpt.ATTEMPT.tmp  ->  epoch_000_batch_000150.ckpt      and the directory is synced
       6  the manifest is renamed                       COMMITTED
 
 A crash before 6 leaves a directory without a manifest, which is not a checkpoint. An earlier checkpoint of the same
-name is deleted between 4 and 5, as a whole: nothing is ever written into the directory of a committed one.
+name is put aside between 4 and 5, see earlier.py: nothing is ever written into the directory of a committed one.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -23,20 +24,21 @@ from pathlib import Path
 
 from cairn import opening
 from cairn.errors import CheckpointError, SaveError
-from cairn.store import disk, manifest, names, shard
-from cairn.store.deletion import delete_checkpoints
+from cairn.store import disk, earlier, manifest, names, shard, sign_of_life
 from cairn.store.hang_reports import name_ranks
 from cairn.store.shard import Report, ShardPlan
 from cairn.types import Saved
 
+log = logging.getLogger(__name__)
+
 SILENCE_S = 120.0
-"""Maximum time without progress of any shard, in seconds, that rank 0's writer waits for the other ranks."""
+"""Give up after this time without progress of any shard, in seconds, if a missing one shows no sign of life."""
 SILENCE_AFTER_END_S = 10.0
 """The same for ranks that have not begun to write, once the training of rank 0 has ended: they may have died."""
 _POLL_S, _LONGEST_POLL_S = 0.01, 0.5
 
 
-class Incomplete(Exception):
+class Incomplete(SaveError):
     """A shard is missing; the message is a sentence."""
 
 
@@ -59,22 +61,26 @@ def wait_for_reports(
     plan: ShardPlan,
     beat: Callable[[int], None] = lambda num_bytes: None,
     has_ended: Callable[[], bool] = lambda: False,
+    warn: Callable[[str], None] = log.warning,
 ) -> list[Report]:
     """Wait until the writers of all ranks have reported.
+
+    A writer that is at work is waited for without a limit: its disk may be slow.
 
     Args:
         plan: Rank 0's own part.
         beat: Called repeatedly with the number of bytes that all ranks have written so far.
         has_ended: Whether the training of rank 0 has ended or failed.
+        warn: Called once, with a sentence, if a writer at work makes no progress.
 
     Returns:
         The reports, in the order of the ranks.
 
     Raises:
-        Incomplete: A rank has failed or holds other tensors, or nothing is heard of it for too long.
+        Incomplete: A rank has failed or holds other tensors, or has shown no sign of life for too long.
     """
     found: dict[int, Report] = {}
-    progress, poll_s = Progress({}, time.monotonic()), _POLL_S
+    progress, poll_s, has_warned = Progress({}, time.monotonic()), _POLL_S, False
     while True:
         if progress.look(plan.folder):
             poll_s = _POLL_S
@@ -84,7 +90,9 @@ def wait_for_reports(
                 _take(plan, rank, progress, found)
         if len(found) == plan.world_size:
             return [found[rank] for rank in range(plan.world_size)]
-        _check_patience(plan, found, progress, has_ended())
+        if (late := _patience(plan, found, progress, has_ended())) and not has_warned:
+            has_warned = True
+            warn(late)
         time.sleep(poll_s)
         poll_s = min(2 * poll_s, _LONGEST_POLL_S)
 
@@ -117,11 +125,10 @@ def finish(plan: ShardPlan) -> None:
     proof = directory / names.manifest_name(plan.name)
     # Else it was renamed before, and a writer that died has perhaps made it again for its own shard.
     if _is_complete(plan.folder, plan):
-        for rank in range(plan.world_size):
-            disk.remove(plan.folder / names.report_name(rank))
+        for name in (*map(names.report_name, range(plan.world_size)), names.WRITERS):
+            disk.remove(plan.folder / name)
         disk.sync_directory(plan.folder)
-        if os.path.lexists(path) or os.path.lexists(proof):
-            _delete_earlier(plan)
+        earlier.put_aside(path)
         os.replace(plan.folder, path)
     elif not _is_complete(path, plan):
         raise FileNotFoundError(errno.ENOENT, "its shards are gone", str(path))
@@ -130,31 +137,8 @@ def finish(plan: ShardPlan) -> None:
     disk.sync_directory(directory)
 
 
-def delete_directory(path: Path) -> None:
-    """Delete a sharded checkpoint whose place a file is about to take, which has its usual hidden name already.
-
-    Args:
-        path: The directory.
-
-    Raises:
-        OSError: A step failed.
-    """
-    away = path.with_name(names.attempt_name(path.name, names.new_attempt()))
-    os.replace(path, away)
-    disk.remove(path.with_name(names.manifest_name(path.name)))
-    disk.sync_directory(path.parent)
-    disk.remove(away)
-
-
 def _is_complete(folder: Path, plan: ShardPlan) -> bool:
     return all((folder / names.shard_name(rank)).exists() for rank in range(plan.world_size))
-
-
-def _delete_earlier(plan: ShardPlan) -> None:
-    try:
-        delete_checkpoints(plan.directory, [plan.name])
-    except SaveError as error:
-        raise error.__cause__ or error from None
 
 
 def prepared(plan: ShardPlan, is_of_plan: Callable[[Saved], bool]) -> Saved | None:
@@ -169,11 +153,17 @@ def prepared(plan: ShardPlan, is_of_plan: Callable[[Saved], bool]) -> Saved | No
 
 
 def discard(plan: ShardPlan) -> None:
-    """Delete what an attempt has left that will not be committed. A rank may still write to it: it gets an error."""
+    """Delete what an attempt has left that will not be committed. A rank that is late stops: see `shard.write`."""
     # Under another name first, so that no file appears in it any more.
     away = plan.directory / names.attempt_name(plan.name, names.new_attempt())
     with suppress(OSError):
-        os.replace(plan.folder, away)
+        if plan.folder.is_dir():
+            os.replace(plan.folder, away)
+    with suppress(OSError):
+        if plan.permit is not None:
+            plan.permit.check(plan.name)  # nothing is written to a directory that is another one now
+        os.close(opening.for_writing(plan.folder))
+    with suppress(OSError):
         disk.remove(away)
 
 
@@ -196,17 +186,31 @@ def _take(plan: ShardPlan, rank: int, progress: Progress, found: dict[int, Repor
     found[rank] = report
 
 
-def _check_patience(plan: ShardPlan, found: Mapping[int, Report], progress: Progress, has_ended: bool) -> None:
+def _patience(plan: ShardPlan, found: Mapping[int, Report], progress: Progress, has_ended: bool) -> str:
+    """Return a sentence if ranks are waited for longer than usual, because their writers are at work.
+
+    Raises:
+        Incomplete: A rank shows no sign of life.
+    """
     silent_s = time.monotonic() - progress.since_s
-    missing = [rank for rank in range(plan.world_size) if rank not in found]
-    absent = [rank for rank in missing if not any(_of_rank(name, rank) for name in progress.sizes)]
-    limit_s = SILENCE_AFTER_END_S if has_ended and absent else SILENCE_S
-    if silent_s >= limit_s:
+    limits_s = {}
+    for rank in range(plan.world_size):
+        if rank not in found:
+            has_begun = any(_of_rank(name, rank) for name in progress.sizes)
+            limits_s[rank] = SILENCE_AFTER_END_S if has_ended and not has_begun else SILENCE_S
+    late = [rank for rank, limit_s in limits_s.items() if silent_s >= limit_s]
+    path = plan.directory / plan.name
+    if dead := [rank for rank in late if not sign_of_life.is_shown(plan.folder, rank)]:
         raise Incomplete(
-            f"The checkpoint {plan.directory / plan.name} could not be written: the writer of "
-            f"{name_ranks(absent or missing)} has shown no sign of life for {limit_s:g} s. "
-            "Look for the cause in the log of that rank."
+            f"The checkpoint {path} could not be written: the writer of {name_ranks(dead)} has shown no sign of life "
+            f"for {limits_s[dead[0]]:g} s. Look for the cause in the log of that rank."
         )
+    if not late:
+        return ""
+    return (
+        f"The checkpoint {path} has made no progress for {limits_s[late[0]]:g} s: the disk of {name_ranks(late)} does "
+        f"not respond. Still waiting."
+    )
 
 
 def _of_rank(name: str, rank: int) -> bool:

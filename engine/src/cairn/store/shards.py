@@ -8,7 +8,7 @@ epoch_000_batch_000150.json               names both, with their sizes and diges
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,18 +86,44 @@ def verify(path: Path, saved: Saved) -> None:
     Raises:
         CorruptCheckpointError: They differ, or cannot be read; the message names each damaged shard.
     """
-    damaged = []
-    for item in saved.shards:
-        try:
-            with _named(item.name):
-                found = file_format.read(path / item.name)
-            if found != item.digest:
-                damaged.append(f"its shard {item.name} is not the one that its manifest lists: its checksum differs")
-        except CorruptCheckpointError as error:
-            text = str(error)
-            damaged.append(text if item.name in text else f"its shard {item.name} is damaged: {text}")
+    refuse(damage(path, saved.shards))
+
+
+def damage(path: Path, items: Sequence[ShardFile]) -> dict[str, str]:
+    """Read shards, and compare them with what a manifest says of them.
+
+    Args:
+        path: The directory.
+        items: The shards.
+
+    Returns:
+        A sentence for each damaged one, by its name.
+    """
+    return {item.name: why for item in items if (why := _damage(path, item))}
+
+
+def refuse(damaged: Mapping[str, str]) -> None:
+    """Refuse a checkpoint whose shards are damaged.
+
+    Args:
+        damaged: What `damage` has found in all of them.
+
+    Raises:
+        CorruptCheckpointError: There are any; the message names each.
+    """
     if damaged:
-        raise CorruptCheckpointError("; ".join(damaged))
+        raise CorruptCheckpointError("; ".join(damaged[name] for name in sorted(damaged)))
+
+
+def _damage(path: Path, item: ShardFile) -> str:
+    try:
+        with _named(item.name):
+            found = file_format.read(path / item.name)
+    except CorruptCheckpointError as error:
+        text = str(error)
+        return text if item.name in text else f"its shard {item.name} is damaged: {text}"
+    differs = f"its shard {item.name} is not the one that its manifest lists: its checksum differs"
+    return differs if found != item.digest else ""
 
 
 def read(path: Path) -> tuple[ShardFile, ...]:

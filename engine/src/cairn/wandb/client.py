@@ -90,7 +90,7 @@ def download(named: str, into: Path) -> tuple[Path, str]:
         version = wandb.Api().artifact(named)
         name, digest = version.metadata.get("name"), digest_of(version)
         entries = version.manifest.entries
-    except (wandb.errors.Error, ValueError) as error:
+    except (wandb.errors.Error, ValueError, OSError) as error:  # those of requests are OSErrors
         raise ResumeError(f"Could not fetch {named} from W&B: {first_line(error)}.") from error
     # The name is checked, so that it cannot be a path to somewhere else.
     if not digest or names.parse_name(str(name)) is None:
@@ -100,12 +100,12 @@ def download(named: str, into: Path) -> tuple[Path, str]:
         raise ResumeError(f"{named} holds no bytes. Upload them where the run is: `python -m cairn sync RUN`.")
     path = into / name
     if path.exists() and not _is_intact(path, digest):  # left by a download that was killed
-        disk.remove(path)
+        _remove(path)
     if not path.exists():
         for file in files:
             _fetch(version, file, into, named)
     if not _is_intact(path, digest):
-        disk.remove(path)
+        _remove(path)
         raise ResumeError(f"{named} is not what was saved: its checksum is not {digest}.")
     return path, f"{version.entity}/{version.project}/{version.name.partition(':')[0]}:{version.version}"
 
@@ -130,6 +130,15 @@ def _fetch(version: Any, name: str, into: Path, named: str) -> None:
         version.get_entry(name).download(str(into), skip_cache=True)
     except (wandb.errors.Error, ValueError, OSError) as error:
         raise ResumeError(f"Could not download {named} from W&B: {first_line(error)}.") from error
+
+
+def _remove(path: Path) -> None:
+    try:
+        disk.remove(path)
+    except OSError as error:
+        raise ResumeError(
+            f"{path} is not intact, and could not be deleted: {error.strerror or error}. Delete it yourself."
+        ) from error
 
 
 def forget() -> None:

@@ -24,7 +24,7 @@ class Deleted:
         """Add a digest, before the checkpoint is deleted: a kill may come in between. What is kept after all, counts.
 
         Args:
-            digest: Of the checkpoint; an empty one is ignored.
+            digest: Digest of the checkpoint; an empty one is ignored.
         """
         if digest:
             try:

@@ -64,7 +64,7 @@ class Remote(Protocol):
         Args:
             saved: The checkpoint.
             source: Where its bytes are.
-            aliases: Of the version.
+            aliases: Aliases of the version.
 
         Returns:
             The version.

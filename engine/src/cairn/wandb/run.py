@@ -45,7 +45,7 @@ def logger_arguments(settings: WandbSettings, run: Path, run_id: str, job: Sweep
         settings: From the configuration.
         run: The run directory; a run that resumes is called there what it was called before.
         run_id: Id of the run.
-        job: Of a sweep, if it is one.
+        job: Job of a sweep, if it is one.
 
     Returns:
         Arguments of `WandbLogger`.
@@ -155,7 +155,7 @@ def end(
     its time is killed.
 
     Args:
-        listeners: Of the run.
+        listeners: Listeners of the run.
         given: The loggers of the trainer.
         status: How the run has ended.
         wait_s: Maximum time to wait for uploads of a run that was not stopped, in seconds.

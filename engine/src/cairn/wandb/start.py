@@ -64,8 +64,8 @@ def used_artifact(started_from: Mapping[str, Any], entity: str, project: str) ->
     Args:
         started_from: The facts about the start: `named`, `version`, and what the file says of its run: `run`,
             `known_as`, `step`.
-        entity: Of the run that starts.
-        project: Of the run that starts.
+        entity: Entity of the run that starts.
+        project: Project of the run that starts.
 
     Returns:
         `entity/project/name:alias`; empty if the file says nothing of a run.

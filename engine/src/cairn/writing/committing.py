@@ -47,7 +47,7 @@ class Outcome:
     result: Committed | Report | None
     """A report on the ranks that write shards for rank 0; None: it failed."""
     error: str = ""
-    """Why it was not committed; empty if it was."""
+    """Why it was not committed; empty if it was, and on the other ranks if rank 0 has given it up."""
     at_s: float = 0.0
     """End of the save, on the clock of `time.monotonic()`."""
     device_s: float = 0.0
@@ -76,18 +76,20 @@ class ShardWriter:
         """
         buffer, draft, plan = submitted.buffer, submitted.draft, submitted.shard
         assert plan is not None
-        result, why, is_awaited = None, "", True
+        result, why = None, ""
         try:
             buffer.wait()
             result = self.writer.write(plan, buffer)
+        except Abandoned as error:  # rank 0 has counted and reported the failure
+            log.info("%s", error)
         except SaveError as error:
-            why, is_awaited = str(error), not isinstance(error, Abandoned)
+            why = str(error)
         except BaseException as error:
             why = _unexpected(draft, error)
             if not isinstance(error, Exception):
                 raise
         finally:
-            if why and is_awaited:
+            if why:
                 shard.report_failure(plan, why)
             publish(Outcome(draft, result, why, time.monotonic(), buffer.device_s))
 
@@ -109,7 +111,7 @@ class Committer:
         self.history, self.writer, self.listeners = history, writer, listeners
         self.sync, self.blocking = sync, blocking
         self._abandoned: deque[str] = deque(maxlen=_NUM_ABANDONED)
-        """Hidden directories of failed saves: a rank that was late may have written to one after it was deleted."""
+        """What stops late ranks in saves that failed."""
 
     def expect(self, draft: Draft) -> None:
         """Register a checkpoint that is about to be written."""
@@ -141,9 +143,11 @@ class Committer:
             if not isinstance(error, Exception):
                 raise
         finally:
-            if result is None and own is not None:
+            if own is not None and result is None:
                 sharded_commit.discard(own)
                 self._abandoned.append(own.folder.name)
+            elif own is not None:
+                self._abandoned.clear()
             publish(self._report_end(buffer, draft, plan, result, why))
 
     def _report_end(

@@ -6,7 +6,8 @@ snapshot costs. A separate process uses another core.
 The protocol between the training process and the writer process, over a pipe:
 
     training -> writer   Request(plan, buffer number, size)      None: end       Ended: do not wait long for other ranks
-    writer -> training   bytes written so far, every 0.2 s       Committed or an exception: done
+    writer -> training   bytes written so far, every 0.2 s       a sentence: a warning
+                         Committed or an exception: done
 
 Neither trusts the pipe alone to notice that the other one died: a process that was forked meanwhile (a data loader's
 worker) holds the same end of it open. Both look at the process itself every second.
@@ -58,7 +59,11 @@ Plan = CommitPlan | ShardPlan
 
 
 def carry_out(
-    plan: Plan, view: memoryview, beat: Callable[[int], None], has_ended: Callable[[], bool]
+    plan: Plan,
+    view: memoryview,
+    beat: Callable[[int], None],
+    has_ended: Callable[[], bool],
+    warn: Callable[[str], None] = log.warning,
 ) -> Committed | Report:
     """Commit a checkpoint, or write a shard of one.
 
@@ -67,13 +72,14 @@ def carry_out(
         view: The whole file in memory.
         beat: Called repeatedly with the number of bytes written so far.
         has_ended: Whether the training has ended or failed.
+        warn: Called with a sentence if the shard of another rank is late.
 
     Raises:
         SaveError: It could not be done.
     """
     if isinstance(plan, ShardPlan):
         return shard.write(plan, view, beat)
-    return commit.write(plan, view, beat, has_ended)
+    return commit.write(plan, view, beat, has_ended, warn)
 
 
 def _waits_for_others(plan: Plan) -> bool:
@@ -244,6 +250,9 @@ class WriterProcess:
                 return answer
             if isinstance(answer, Exception):
                 raise answer
+            if isinstance(answer, str):
+                log.warning("%s", answer)
+                continue
             self.progress_bytes = answer
 
     def _has_answered(self) -> bool:

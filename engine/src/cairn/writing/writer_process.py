@@ -80,7 +80,7 @@ class _Server:
                 # Checked under the lock, before anything is written: a resumed run may already be at work.
                 if _is_gone(self._parent):
                     raise SaveError("The training process has died.")
-                return carry_out(plan, view[: request.num_bytes], self._beat, self._has_ended)
+                return carry_out(plan, view[: request.num_bytes], self._beat, self._has_ended, self._warn)
         except SaveError as error:
             return error
         except Exception as error:
@@ -108,3 +108,7 @@ class _Server:
                 return  # the save is finished anyway: nothing could repeat it, and nothing reads progress
             with suppress(OSError):
                 self._pipe.send(num_bytes)
+
+    def _warn(self, message: str) -> None:
+        with suppress(OSError):  # the training has ended
+            self._pipe.send(message)

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.hydra.run.build import _environment, check_launcher, with_environment
-from cairn.lightning.elastic import Attempt, ElasticEnvironment
 from cairn.lightning.step_environment import StepEnvironment
+from cairn.lightning.torchrun import Attempt, TorchrunEnvironment
 
 IO = {"_target_": "lightning.fabric.plugins.io.torch_io.TorchCheckpointIO"}
 ENVIRONMENT = {"_target_": "lightning.pytorch.plugins.environments.LightningEnvironment"}
@@ -43,7 +43,7 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "x"}
 
 @pytest.mark.parametrize(
     ("environ", "expected"),
-    [({}, None), (SLURM, StepEnvironment), (TORCHRUN, ElasticEnvironment), (SLURM | TORCHRUN, ElasticEnvironment)],
+    [({}, None), (SLURM, StepEnvironment), (TORCHRUN, TorchrunEnvironment), (SLURM | TORCHRUN, TorchrunEnvironment)],
     ids=["alone", "srun", "torchrun", "srun torchrun"],
 )
 def test_the_environment_is_that_of_the_launcher(environ, expected, monkeypatch):
@@ -54,7 +54,7 @@ def test_the_environment_is_that_of_the_launcher(environ, expected, monkeypatch)
     environment = _environment(Attempt("a", 5))
     assert type(environment) is (expected or type(None))
     assert not getattr(environment, "auto_requeue", False), "a job is requeued once"
-    if expected is ElasticEnvironment:
+    if expected is TorchrunEnvironment:
         assert environment.main_port == 5
 
 

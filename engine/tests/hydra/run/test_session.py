@@ -14,8 +14,8 @@ from cairn.hydra.run.outcome import describe, outcome_of
 from cairn.hydra.run.session import Run
 from cairn.hydra.run.start import JobContext, Start
 from cairn.jobs.signals import Interruption, Interrupts
-from cairn.lightning.elastic import Attempt, ElasticEnvironment
 from cairn.lightning.loops.calls import Stopped
+from cairn.lightning.torchrun import Attempt, TorchrunEnvironment
 from cairn.policy.patience import Patience
 from cairn.runs.directory import RunDirectory
 from cairn.store.resume import ResumePoint
@@ -173,6 +173,6 @@ def test_the_next_job_of_a_sweep_meets_at_the_store_of_torchrun_again(monkeypatc
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     with session._environment_restored():
-        os.environ["MASTER_PORT"] = str(ElasticEnvironment(Attempt("a", 5)).main_port)
+        os.environ["MASTER_PORT"] = str(TorchrunEnvironment(Attempt("a", 5)).main_port)
         assert os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "False"
     assert {name: os.environ[name] for name in environ} == environ

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from cairn.errors import ConfigError
 from cairn.hydra.run import sharded
+from cairn.lightning.fsdp.strategy import FSDP2Strategy
 
 OURS = {"_target_": "cairn.FSDP2Strategy", "meta_init": True}
 
@@ -39,6 +41,8 @@ def built(build, is_main=False, strategy=OURS):
         (True, OURS, False),
         (False, {**OURS, "meta_init": False}, False),
         (False, {**OURS, "_target_": "cairn.lightning.fsdp.strategy.FSDP2Strategy"}, True),
+        (False, {**OURS, "tensor_parallel_size": 2}, False),  # configure_model() divides its values
+        (False, {**OURS, "tensor_parallel_size": 1}, True),
         (False, "ddp", False),
         (False, {"_target_": "lightning.pytorch.strategies.DDPStrategy"}, False),
     ],
@@ -61,6 +65,20 @@ def test_an_error_of_the_model_is_raised():
 
     with pytest.raises(ConfigError, match="no such layer"):
         built(build)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "numbers"),
+    [
+        (DDPStrategy(), [0, 1, 2, 3]),
+        (FSDP2Strategy(), [0, 1, 2, 3]),
+        (FSDP2Strategy(tensor_parallel_size=2), [0, 0, 1, 1]),
+    ],
+)
+def test_processes_that_compute_a_batch_together_draw_the_same_numbers(strategy, numbers):
+    strategy.parallel_devices = [torch.device("cpu")] * 4
+    ranks = [SimpleNamespace(strategy=strategy, global_rank=rank) for rank in range(4)]
+    assert [sharded.batch_number(rank) for rank in ranks] == numbers
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", 16, "16"])

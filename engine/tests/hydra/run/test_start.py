@@ -14,6 +14,7 @@ from cairn.hydra import command_line
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.run import start as starting
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
+from cairn.jobs.rendezvous import Rank
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import resume
@@ -24,7 +25,7 @@ class Notice:
     """Keeps what the other processes would receive."""
 
     def __init__(self):
-        self.facts = None
+        self.facts, self.rank = None, Rank()
 
     def announce(self, facts):
         self.facts = facts
@@ -65,7 +66,7 @@ def test_a_new_run_is_recorded_and_the_other_processes_are_informed(config, dire
     record = directory.record()
     assert (record.status, record.overrides, start.run_id) == ("running", ("seed=0",), record.id)
     assert notice.facts == {"config": str(directory.config_file), "run": record.id, "start": None}
-    assert command_line.announced() == notice.facts
+    assert command_line.announced()[1] == notice.facts
     theirs = follow(**notice.facts, context=JobContext())
     assert (theirs.run_id, theirs.settings.seed, theirs.plan.path) == (record.id, 0, None)
     assert start.is_main

@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 import torch
-from tests.support.sharded_fit import saved, start
+from tests.support.sharded_fit import HybridNet, ParallelNet, saved, start
 
 from cairn import Writing
 from cairn.store.catalog import Catalog
@@ -44,9 +44,7 @@ def test_a_resumed_run_is_exact_on_the_same_processes(tmp_path):
     assert newest(tmp_path / "whole").is_dir()
     assert newest(tmp_path / "run").is_file()
     assert_equal(saved(tmp_path / "run"), saved(tmp_path / "whole"))
-    for before, after in zip(whole, rest, strict=True):
-        assert after["losses"] == before["losses"][-len(after["losses"]) :]
-        assert after["metrics"] == before["metrics"]
+    assert_same_run(rest, whole)
     # state_dict() frees gathered parameters: on some ranks only, the next step would wait for ever
     assert whole[0]["calls"] == whole[1]["calls"] > 0
 
@@ -59,6 +57,67 @@ def test_the_memory_is_shared_and_the_numbers_are_those_of_ddp(tmp_path):
         assert after["losses"][0] == before["losses"][0]
         assert after["losses"] == pytest.approx(before["losses"], rel=1e-3)
     torch.testing.assert_close(saved(tmp_path / "run")["state_dict"], saved(tmp_path / "ddp")["state_dict"])
+
+
+MESH = {"data_parallel_size": 2, "tensor_parallel_size": 2}
+
+
+def assert_same_run(rest, whole):
+    """The rest of a run has seen what the whole one has, on each rank."""
+    for before, after in zip(whole, rest, strict=True):
+        assert after["losses"] == before["losses"][-len(after["losses"]) :]
+        assert after["metrics"] == before["metrics"]
+
+
+def assert_close(found, expected):
+    """Two states are equal up to the order of additions."""
+    found, expected = flat(found), flat(expected)
+    for name in expected:
+        if name.startswith(("/state_dict", "/optimizer_states")):
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)
+
+
+class HasOtherBatches(ParallelNet):
+    """It gets other batches on each rank, as from a sampler that knows nothing of groups."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return [part + self.global_rank for part in batch]
+
+
+def test_tensor_parallelism_is_exact_on_the_same_mesh_and_another_one_is_refused(tmp_path):
+    net = {"kind": ParallelNet, "width": 6, **RANDOM}  # the rows of a group are divided unequally, with dropout
+    whole = start(tmp_path / "whole", 4, MESH, net)
+    assert whole[0]["losses"] == whole[1]["losses"] != whole[2]["losses"] == whole[3]["losses"]
+    weights = saved(tmp_path / "whole")["state_dict"]
+    for name, value in whole[0]["weights"].items():
+        assert torch.equal(torch.tensor(value), weights[name]), name
+    start(tmp_path / "run", 4, MESH, net, max_steps=3)
+    # as single files, which hold what the shards hold
+    rest = start(tmp_path / "run", 4, MESH, net, saving={"writing": Writing(sharded=False)})
+    assert newest(tmp_path / "whole").is_dir()
+    assert newest(tmp_path / "run").is_file()
+    assert_equal(saved(tmp_path / "run"), saved(tmp_path / "whole"))
+    assert_same_run(rest, whole)
+    # the numbers are those of one process, clipped by the same norm
+    start(tmp_path / "one", 1, "auto", {"width": 6})
+    start(tmp_path / "two", 2, {"tensor_parallel_size": 2}, {"kind": ParallelNet, "width": 6})
+    assert_close(saved(tmp_path / "two"), saved(tmp_path / "one"))
+    with pytest.raises(RuntimeError, match=r"ConfigError: The processes of a tensor-parallel group have different"):
+        start(tmp_path / "other", 2, {"tensor_parallel_size": 2}, {"kind": HasOtherBatches, "width": 6})
+    words = "saved with data_parallel_size=2 and tensor_parallel_size=2, and this run has 1 process without"
+    with pytest.raises(RuntimeError, match=f"ResumeError: .*{words}.*use 4 processes.*init_weights"):
+        start(tmp_path / "whole", 1, "auto", {"width": 6, **RANDOM}, max_epochs=3)
+
+
+def test_replicas_of_shards_are_exact_and_only_the_first_one_writes(tmp_path):
+    net = {"kind": HybridNet, **RANDOM}
+    whole = start(tmp_path / "whole", 4, {}, net)
+    start(tmp_path / "run", 4, {}, net, max_steps=3)
+    rest = start(tmp_path / "run", 4, {}, net)
+    assert_equal(saved(tmp_path / "run"), saved(tmp_path / "whole"))
+    assert_same_run(rest, whole)
+    shards = [torch.load(path, weights_only=True) for path in sorted(newest(tmp_path / "run").iterdir())]
+    assert [len(shard["pieces"]) > 0 for shard in shards] == [True, True, False, False]
 
 
 def read(checkpoint):
@@ -88,7 +147,4 @@ def test_a_run_moves_between_ddp_and_shards_of_any_number_of_processes(tmp_path)
         (2, "ddp", -1),
     ]:
         start(tmp_path / "run", processes, strategy, max_steps=steps)
-    found, expected = flat(saved(tmp_path / "run")), flat(saved(tmp_path / "whole"))
-    tensors = [name for name in expected if name.startswith(("/state_dict", "/optimizer_states"))]
-    for name in tensors:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)
+    assert_close(saved(tmp_path / "run"), saved(tmp_path / "whole"))

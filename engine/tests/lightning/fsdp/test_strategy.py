@@ -51,6 +51,7 @@ def fit(net=None, strategy=None, **options):
 def test_all_parameters_are_sharded_and_a_file_holds_them_whole(tmp_path):
     trainer, net = fit()
     assert all(isinstance(parameter, DTensor) for parameter in net.parameters())
+    assert "forward" not in vars(net), "a resume would miss it"
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     contents = torch.load(tmp_path / "one.ckpt", weights_only=True)
     again = Net()
@@ -111,11 +112,26 @@ class KeepsOther(Net):
         return KeepsRows(self.parameters(), lr=0.1)
 
 
+def test_a_model_that_shards_itself_on_two_dimensions_is_saved_whole(tmp_path):
+    trainer, net = fit(HasTwoDimensions())
+    assert {parameter.device_mesh.ndim for parameter in net.parameters()} == {2}
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    weights = torch.load(tmp_path / "one.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(weights["layer.weight"], net.layer.weight.full_tensor())
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "all"])
+def test_a_size_that_is_not_a_number_of_processes_is_refused(value):
+    with pytest.raises(ConfigError, match=f"tensor_parallel_size={value!r} must be an integer of at least 1"):
+        FSDP2Strategy(tensor_parallel_size=value)
+
+
 @pytest.mark.parametrize(
     ("net", "options", "message"),
     [
         (ShardsAPart, {}, "leave.weight lies outside of fully_shard"),
-        (HasTwoDimensions, {}, "tensor parallelism and shards of other dimensions than the first are not supported"),
+        (Net, {"strategy": FSDP2Strategy(tensor_parallel_size=2)}, "do not fit 1 process: their product"),
+        (Net, {"strategy": FSDP2Strategy(data_parallel_size=3)}, "data_parallel_size=3 .* do not fit 1 process"),
         (IsLazy, {}, "layer.weight gets its shape with the first batch"),
         (IsPruned, {}, "layer.weight is pruned"),
         (Net, {"callbacks": [EMAWeightAveraging()]}, "EMAWeightAveraging copies the model"),
@@ -134,7 +150,11 @@ def test_what_cannot_be_sharded_is_refused_before_training(net, options, message
     ("net", "strategy", "message"),
     [
         (KeepsOther, FSDP2Strategy, "KeepsRows keeps 'row' in another shape"),
-        (Net, ModelParallelStrategy, r"ModelParallelStrategy is not supported.*cairn.FSDP2Strategy\(\)"),
+        (
+            Net,
+            ModelParallelStrategy,
+            r"ModelParallelStrategy is not supported.*cairn.FSDP2Strategy\(\).*tensor_parallel",
+        ),
     ],
 )
 def test_what_cannot_be_saved_is_refused_before_training(tmp_path, net, strategy, message):

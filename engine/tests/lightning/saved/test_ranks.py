@@ -20,7 +20,7 @@ def contents(**more):
 
 def read(of_rank_0, mine):
     """What rank 1 reads after a save."""
-    own = ranks.own(mine, ranks.digests(of_rank_0))
+    own = ranks.own(mine, ranks.digests(mine), ranks.digests(of_rank_0))
     found = copy.deepcopy(of_rank_0)
     found["cairn"] = {**found.get("cairn", {}), "ranks": [{}, {"own": own}]}
     ranks.lay_over(found, 1, 2)
@@ -51,7 +51,8 @@ def test_a_rank_reads_its_own_value(first, second):
     assert repr(found["mine"]) == repr(second)
     assert found["same"] == 5
     assert len(own) == 1
-    assert ranks.own(contents(mine=copy.deepcopy(first)), ranks.digests(contents(mine=first))) == []
+    same = contents(mine=copy.deepcopy(first))
+    assert ranks.own(same, ranks.digests(same), ranks.digests(contents(mine=first))) == []
 
 
 def test_only_the_part_that_differs_is_stored():
@@ -66,7 +67,7 @@ def test_substreams_of_an_iterable_are_put_together_for_any_number_of_ranks(rank
         contents(loops={"fit": {"loaders": [{"batch": 3, "substreams": part}, {"seed": seed}]}})
         for part, seed in (({0: "a", 2: "c"}, 0), ({1: "b"}, 1))
     )
-    own = ranks.own(second, ranks.digests(first))
+    own = ranks.own(second, ranks.digests(second), ranks.digests(first))
     first["cairn"] = {"ranks": [{}, {"own": own}]}
     ranks.lay_over(first, rank, world_size)
     one, other = first["loops"]["fit"]["loaders"]

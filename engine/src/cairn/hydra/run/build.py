@@ -28,11 +28,11 @@ from cairn.jobs.allocation import Deadline
 from cairn.jobs.layout import layout
 from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
-from cairn.lightning.elastic import Attempt, ElasticEnvironment
 from cairn.lightning.interrupts import WatchTraining
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.lightning.saved import unsaved
 from cairn.lightning.step_environment import StepEnvironment
+from cairn.lightning.torchrun import Attempt, TorchrunEnvironment
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # this one has the checkpoint open already
         built.strategy.checkpoint_io = start.loader
     _restore_metrics(start, built.loggers)
-    if built.global_rank > 0:
+    if (number := sharded.batch_number(built)) > 0:
         # Weights are made from the same seed on every rank; random numbers in training (dropout) must differ.
-        seed = np.random.SeedSequence([settings.seed, built.global_rank]).generate_state(1)[0]
+        seed = np.random.SeedSequence([settings.seed, number]).generate_state(1)[0]
         seed_everything(int(seed), workers=True, verbose=False)
     return Built(built, checkpoints)
 
@@ -123,7 +123,7 @@ def check_launcher(built: Trainer) -> None:
 def _environment(attempt: Attempt | None) -> ClusterEnvironment | None:
     """Return the environment of the launcher; None: the one that Lightning finds."""
     if TorchElasticEnvironment.detect():  # also inside of a SLURM job
-        return ElasticEnvironment(attempt)
+        return TorchrunEnvironment(attempt)
     return StepEnvironment() if StepEnvironment.detect() else None
 
 

@@ -8,28 +8,43 @@ from pathlib import Path
 from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra.parse.settings import Settings
 from cairn.hydra.run import origin
+from cairn.jobs.rendezvous import Rank
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import links, names, resume
+from cairn.store.joint_check import JointCheck
 from cairn.store.resume import Bring, ResumePoint
 from cairn.writing import load
 
 log = logging.getLogger(__name__)
 
 
-def resume_point(settings: Settings, directory: RunDirectory, old: RunRecord | None, bring: Bring) -> ResumePoint:
+def joint_check(directory: RunDirectory, rank: Rank) -> JointCheck:
+    """Return the part of a process in the verification of a checkpoint.
+
+    Args:
+        directory: Run directory.
+        rank: The process, among those that were started together.
+    """
+    return JointCheck(directory.path, rank.number, rank.world_size, rank.start)
+
+
+def resume_point(
+    settings: Settings, directory: RunDirectory, old: RunRecord | None, rank: Rank, bring: Bring
+) -> ResumePoint:
     """Return what to resume from: the newest checkpoint of the run, or else the file that `ckpt_path` names.
 
     Args:
         settings: Settings of the run.
         directory: The run directory.
         old: Record of the run; None: it is new.
+        rank: This process, among those that were started together and help to verify.
         bring: Brings a newer checkpoint from a mirror, see `resume.find_resume_point`.
 
     Raises:
         CairnError: What is there cannot be used.
     """
     checkpoints = settings.checkpoint.directory
-    own = resume.find_resume_point(checkpoints, bring)
+    own = resume.find_resume_point(checkpoints, joint_check(directory, rank).verify, bring)
     if own.saved is not None and old is None:
         raise ResumeError(
             f"{checkpoints} holds checkpoints, but {directory.path} has no run.json, so their run is "

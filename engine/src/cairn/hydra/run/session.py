@@ -24,11 +24,11 @@ from cairn.hydra.run import build, ending, introduce, mismatch
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.outcome import Outcome, Status, outcome_of
-from cairn.hydra.run.point import first_intact
+from cairn.hydra.run.point import first_intact, joint_check
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interruption
-from cairn.lightning import elastic
+from cairn.lightning import torchrun
 from cairn.lightning.checks import callbacks
 from cairn.lightning.loops.calls import Stopped
 from cairn.runs.directory import RunDirectory
@@ -176,10 +176,10 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
-    own = elastic.rank_in(context.attempt)
+    own = torchrun.rank_in(context.attempt)
     notice = Rendezvous(directory.path, own)
     if own.number > 0:
-        facts = notice.wait()
+        facts = notice.wait(meanwhile=joint_check(directory, own).help)
         if facts is not None and facts["config"] is not None and facts["run"] is not None:
             join(body, context, facts["config"], facts["run"], facts["start"])
         return None

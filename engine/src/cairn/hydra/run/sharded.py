@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from cairn.errors import ConfigError
 from cairn.hydra.run.start import Start
+from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.targets import TARGET
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,17 @@ def check(node: Mapping[str, Any]) -> None:
         )
 
 
+def batch_number(trainer: Trainer) -> int:
+    """Return which batches this process gets: processes of one tensor-parallel group get the same, with one seed.
+
+    Args:
+        trainer: The trainer, before its processes have met.
+    """
+    strategy = trainer.strategy
+    together = strategy.sizes[1] if isinstance(strategy, FSDP2Strategy) else 1
+    return trainer.global_rank // together
+
+
 def built(start: Start, build: Callable[[], M]) -> M:
     """Build the model: without data where `trainer.strategy.meta_init` is set and another rank sends the values.
 
@@ -39,7 +52,11 @@ def built(start: Start, build: Callable[[], M]) -> M:
         start: The start of the run.
         build: Builds the model.
     """
-    if start.is_main or not _strategy(start.settings.trainer.node).get("meta_init"):
+    node = _strategy(start.settings.trainer.node)
+    if start.is_main or not node.get("meta_init"):
+        return build()
+    if node.get("tensor_parallel_size", 1) != 1:  # configure_model() divides the values on each process
+        log.info("meta_init: with tensor parallelism, the model is built with data on each process.")
         return build()
     try:
         with torch.device("meta"):

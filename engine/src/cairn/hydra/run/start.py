@@ -29,8 +29,8 @@ from cairn.hydra.run import mirrored, origin, point, proving
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
-from cairn.lightning.elastic import Attempt
 from cairn.lightning.io import MappedCheckpointIO
+from cairn.lightning.torchrun import Attempt
 from cairn.runs import attempts, summary, terminal
 from cairn.runs.directory import RunDirectory, RunRecord, new_id
 from cairn.runs.files_before import FilesBefore
@@ -116,7 +116,7 @@ def begin(
         return NothingToDo(old.result)
     mirrors = mirrored.look(settings, directory, old.id if old else "")
     if not settings.train:
-        plan = point.test_point(settings, point.resume_point(settings, directory, old, mirrors.bring))
+        plan = point.test_point(settings, point.resume_point(settings, directory, old, notice.rank, mirrors.bring))
         return Start(directory, settings, old.id if old else "test", plan, context)
     patience_s = _PREVIOUS_ATTEMPT_S if context.allocation.scheduler else None
     directory.lock(patience_s or 0.0)
@@ -126,7 +126,7 @@ def begin(
     try:
         resume.wait_for_writers(checkpoints.directory)  # without triggers, too: what they commit is the newest
         _check_ranking(merged, checkpoints.directory)
-        plan = point.resume_point(settings, directory, old, mirrors.bring)
+        plan = point.resume_point(settings, directory, old, notice.rank, mirrors.bring)
         if point.is_time_used_up(settings, plan):
             _withdraw(held)
             return NothingToDo()

@@ -47,7 +47,7 @@ class Findings:
         """Add attributes that training changes.
 
         Args:
-            names: Of the attributes, which no checkpoint holds.
+            names: Names of the attributes, which no checkpoint holds.
             harmless: Names of attributes that training sets before it reads them, as far as it has come.
             advice: Returns a sentence to add about some of them, or nothing.
         """

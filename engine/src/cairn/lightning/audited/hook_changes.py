@@ -58,7 +58,7 @@ class HookChanges:
         What was empty and is read first is built once, or is the beginning of a dict that grows: the next epoch shows.
 
         Args:
-            name: Of the attribute.
+            name: Name of the attribute.
             before: Values before the hooks.
             now: Values after them.
         """

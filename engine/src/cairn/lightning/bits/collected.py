@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from cairn.lightning.bits import logged
 from cairn.lightning.bits.exchange import gathered
+from cairn.lightning.bits.latest import LatestValues
 from cairn.lightning.bits.tree import Layout
 from cairn.lightning.bits.turns import EXTRA, Turn, Turns, empty, placed, put
 from cairn.lightning.reading import modules
@@ -34,6 +35,9 @@ class Collected:
         self._processes = Layout(trainer.world_size, trainer.global_rank, trainer.world_size)
         self.results = logged.take_over(results, self._processes)
         self._turns, self._named = Turns(self._metrics), dict[str, Metric]()
+        self._exchange = LatestValues(self._processes, trainer.strategy.root_device)
+        self._turn: Turn | None = None
+        self._num_registered = -1
         self._latest: dict[int, dict[str, Tensor]] = {}
 
     @contextmanager
@@ -45,12 +49,37 @@ class Collected:
             counts: Whether it is the first time.
         """
         self._find()
-        self._turns.begin(turn if counts else (turn[0], EXTRA))
+        self.results.in_step = self.results.is_out = False
+        self._turn = turn if counts else (turn[0], EXTRA)
+        self._turns.begin(self._turn)
         self.results.batch_begins(turn[1])
         yield
+        self.step_ends()
         if self.results.virtual is not None:
             self.results.batch_ends()
         self._turns.end()
+        self._turn = None
+
+    def step_begins(self, counts: bool) -> None:
+        """Let what hooks of the step collect in a batch count once.
+
+        Args:
+            counts: Whether it counts in this batch; else another process collects the same.
+        """
+        self.results.in_step = True
+        self._leave_out(not counts)
+
+    def step_ends(self) -> None:
+        """Let what follows in a batch count for its virtual rank again."""
+        self.results.in_step = False
+        self._leave_out(False)
+
+    def _leave_out(self, is_out: bool) -> None:
+        if is_out == self.results.is_out or self._turn is None:
+            return
+        self.results.is_out = is_out
+        self._turns.end()
+        self._turns.begin((self._turn[0], EXTRA) if is_out else self._turn)
 
     def take_latest(self, virtual: int, counts: bool) -> None:
         """Take the latest values, when a batch has logged all that it logs."""
@@ -61,15 +90,20 @@ class Collected:
     def show_latest(self) -> None:
         """Let the latest values be those of all virtual ranks since the last time."""
         latest, self._latest = self._latest, {}
-        of_processes = gathered((self._portable(latest), self.results.live), self._processes)
-        self._know([keys for _, keys in of_processes])
-        found = {virtual: values for one, _ in of_processes for virtual, values in one.items()}
-        self.results.set_latest(placed(found, self._trainer.strategy.root_device))
+        found = self._exchange.exchange(latest, self.results.live)
+        if found is None:
+            of_processes = gathered((self._portable(latest), self.results.live), self._processes)
+            self._know([keys for _, keys in of_processes])
+            self._exchange.extend([values for values, _ in of_processes], self.results.live)
+            merged = {virtual: values for one, _ in of_processes for virtual, values in one.items()}
+            found = placed(merged, self._trainer.strategy.root_device)
+        self.results.set_latest(found)
 
     def combine(self) -> None:
         """Combine what all virtual ranks have collected, before the hooks at the end of an epoch."""
         of_processes = gathered((self._portable(self._turns.states), self.results.live), self._processes)
         self._know([keys for _, keys in of_processes])
+        self._num_registered = -1
         self._find()
         self._turns.combine([found for found, _ in of_processes], self._trainer.strategy.root_device)
 
@@ -116,7 +150,10 @@ class Collected:
         return value if self._processes.world_size == 1 else placed(value, _CPU)
 
     def _find(self) -> None:
-        """Find the metrics of the module, once for each batch: a hook may create one."""
+        """Find the metrics of the module, again if a part was added to a module: a hook may create one."""
+        if (number := modules.num_registered()) == self._num_registered:
+            return
+        self._num_registered = number
         named = modules.named(self._trainer.lightning_module)
         self._named = {f"metric {name}": part for name, part in named if modules.is_metric(part)}
         for metric in self._named.values():

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from lightning.pytorch import Trainer
 
+from cairn.data.generators import Generators
 from cairn.data.seeding import mix_seed, seed_global_generators
+from cairn.lightning.bits import held
 from cairn.lightning.saved import unsaved
 
 _BATCH, _STEP, _AFTER, _EVALUATION = range(4)
@@ -19,14 +22,19 @@ _BATCH, _STEP, _AFTER, _EVALUATION = range(4)
 
 
 class Drawing:
-    """Seeds the global generators of torch (and its current device), numpy and Python.
+    """Seeds the global generators of torch (and its current device), numpy and Python, and those of module and hooks.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self._held = Generators()
+
+    def find(self, trainer: Trainer) -> None:
+        """Find the generators that the module and the callbacks hold."""
+        self._held = held.generators(trainer)
 
     def begin(self) -> None:
         """Seed what comes before the first batch: processes may have been seeded differently."""
@@ -47,15 +55,18 @@ class Drawing:
     @contextmanager
     def evaluation(self, step: int, loader: int, batch: int) -> Iterator[None]:
         """Context in which a batch of a validation draws; what follows the validation does not see it."""
-        before = unsaved.rng_state()
+        before, of_held = unsaved.rng_state(), self._held.states()
         self._seed(_EVALUATION, step, loader, batch)
         try:
             yield
         finally:
             unsaved.set_rng_state(before)
+            self._held.set_states(of_held)
 
     def _seed(self, *moment: int) -> None:
-        _seed(mix_seed(self.seed, *moment))
+        seed = mix_seed(self.seed, *moment)
+        _seed(seed)
+        self._held.seed(seed)
 
 
 def _seed(seed: int) -> None:

@@ -39,6 +39,9 @@ class Evaluation:
                 )
         self._trainer, self._loaders, self._kept = trainer, loaders, kept
         self._collected = Collected(trainer, results)
+        kept.drawing.find(trainer)
+        self.batch_idx = 0
+        """Number of the batch in its loader, as one process would count it."""
 
     @contextmanager
     def batch(self, loader: int, number: int) -> Iterator[None]:
@@ -52,6 +55,7 @@ class Evaluation:
         window, turn = divmod(number, share.per_window)
         virtual, counts = share.own[min(turn, len(share.own) - 1)], turn < len(share.own)
         place = window * share.num_virtual_ranks + virtual
+        self.batch_idx = place
         draws = self._kept.drawing.evaluation(self._trainer.global_step, loader, place)
         with self._collected.batch((loader, virtual), counts), draws:
             yield

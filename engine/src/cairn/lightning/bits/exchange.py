@@ -37,9 +37,14 @@ def summed(roots: Mapping[Node, Tensor], layout: Layout) -> Tensor:
     mine = scattered(roots, layout)
     if layout.world_size == 1:
         return mine
-    found = mine.new_empty(layout.world_size * mine.numel())
-    _all_gather(found, mine.contiguous())
-    return found[: next(iter(roots.values())).numel()]
+    return all_gather(mine, layout.world_size).flatten()[: next(iter(roots.values())).numel()]
+
+
+def all_gather(mine: Tensor, world_size: int) -> Tensor:
+    """Return a flat tensor of each process, in a row for each of them."""
+    found = mine.new_empty(world_size, mine.numel())
+    _all_gather(found.view(-1), mine.contiguous())
+    return found
 
 
 def scattered(roots: Mapping[Node, Tensor], layout: Layout) -> Tensor:

@@ -11,10 +11,12 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from cairn.errors import ConfigError
 from cairn.lightning.bits.exchange import add, summed
 from cairn.lightning.bits.tree import Counter, Layout
+from cairn.lightning.saved import placed
 
 Leaf = list[Tensor | None]
 """Gradient of each parameter; None: the batch has not used it."""
@@ -35,9 +37,13 @@ class Gradients:
 
     def begin(self, module: nn.Module) -> None:
         """Begin a global batch."""
+        placed.reshard(module)  # a forward pass in a hook may have gathered them
         self._parameters = [one for one in module.parameters() if one.requires_grad]
         self._pushed.clear()
         self._counter.take()
+
+    def begin_batch(self, number: int) -> None:
+        """Do nothing: the gradients of a batch are those that its backward pass leaves."""
 
     def before_backward(self) -> None:
         """Take away the gradients of the batches before."""
@@ -59,6 +65,9 @@ class Gradients:
         self._pushed.add(virtual)
         self._counter.push(virtual, [parameter.grad for parameter in self._parameters])
 
+    def remove(self) -> None:
+        """Do nothing: nothing was changed."""
+
     def finish(self) -> None:
         """Set the gradients to their mean over all virtual ranks, on all processes."""
         roots, number = self._counter.take(), self._layout.num_virtual
@@ -66,7 +75,7 @@ class Gradients:
         if self._layout.world_size == 1:
             (found,) = roots.values()
             for parameter, gradient in zip(self._parameters, found, strict=True):
-                parameter.grad = None if gradient is None else gradient.div_(number).reshape(-1).view_as(parameter)
+                parameter.grad = None if gradient is None else _formed(mean(gradient, number), parameter)
             return
         for places in _alike(self._parameters):
             some = [self._parameters[place] for place in places]
@@ -76,14 +85,20 @@ class Gradients:
 
 def _added(left: Leaf, right: Leaf) -> Leaf:
     pairs = zip(left, right, strict=True)
-    return [_or_zero(one, two) for one, two in pairs]
+    return [two if one is None else one if two is None else add(one, two) for one, two in pairs]
 
 
-def _or_zero(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    # Zeros are added as well: -0.0 + 0.0 is 0.0, on any number of processes.
-    if left is None:
-        return right if right is None else right.add_(0.0)
-    return left.add_(0.0) if right is None else add(left, right)
+def mean(total: Tensor, number: int) -> Tensor:
+    """Return the mean over virtual ranks, in the memory of their sum.
+
+    Zeros have no sign: whether a batch that does not use a parameter adds one depends on the number of processes.
+    """
+    return total.div_(number).add_(0.0)
+
+
+def _formed(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Return a gradient as it comes from an exchange: contiguous; that of a sharded parameter is."""
+    return gradient if isinstance(gradient, DTensor) else gradient.reshape(-1).view_as(parameter)
 
 
 def _alike(parameters: Sequence[nn.Parameter]) -> Iterator[list[int]]:
@@ -109,7 +124,7 @@ def _flat(leaf: Leaf, parameters: Sequence[nn.Parameter]) -> Tensor:
 def _set(parameters: Sequence[nn.Parameter], flat: Tensor, divisor: int) -> None:
     *parts, flags = flat.split([*(one.numel() for one in parameters), len(parameters)])
     used = flags.tolist()
-    flat.div_(divisor)
+    mean(flat, divisor)
     for parameter, part, any_used in zip(parameters, parts, used, strict=True):
         # A copy: where a tensor begins in memory may decide over the order in which its norm is added up on a GPU.
         parameter.grad = part.clone().view_as(parameter) if any_used else None

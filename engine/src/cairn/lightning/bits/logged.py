@@ -29,6 +29,10 @@ class LoggedInTurns(WholeMeans):
     layout = Layout(1)
     virtual: int | None = None
     """The virtual rank whose batch is worked on; None: none is."""
+    in_step = False
+    """Whether hooks of the step log, which all processes run."""
+    is_out = False
+    """Whether what they log does not count: another process logs the same."""
     outside: dict[str, float]
     """What was logged outside of a batch, since `compare`."""
     reported: set[str]
@@ -38,7 +42,11 @@ class LoggedInTurns(WholeMeans):
 
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """See `LightningModule.log`."""
-        if options.get("rank_zero_only") and self.virtual:
+        if self.in_step and self.is_out:
+            return
+        if self.in_step:
+            options["rank_zero_only"] = False  # it counts once, on whichever process
+        elif options.get("rank_zero_only") and self.virtual:
             return
         if options.get("on_step") and not self.training:
             raise ConfigError(
@@ -75,8 +83,8 @@ class LoggedInTurns(WholeMeans):
 
     @property
     def live(self) -> list[str]:
-        """Keys of what was logged in this epoch."""
-        return [key for key, metric in self.items() if not metric.has_reset]
+        """Keys of what was logged in this epoch, on all processes."""
+        return [key for key, one in self.items() if not one.has_reset and not one.meta.sync.rank_zero_only]
 
     def summed(self) -> dict[str, Metric]:
         """Return what is collected over an epoch, by name."""

@@ -26,17 +26,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Layout:
-    """Which virtual ranks each process plays: those that follow each other.
+    """Which virtual ranks each process plays.
 
     Args:
         num_virtual: Number of virtual ranks, at least that of processes.
         rank: Number of this process.
         world_size: Number of processes.
+        in_turn: Whether processes play them in turn, rather than each of them those that follow each other.
     """
 
     num_virtual: int
     rank: int = 0
     world_size: int = 1
+    in_turn: bool = False
 
     @property
     def per_window(self) -> int:
@@ -50,7 +52,7 @@ class Layout:
 
     def of(self, rank: int) -> range:
         """Return the virtual ranks of a process."""
-        return virtual_ranks(self.num_virtual, rank, self.world_size)
+        return virtual_ranks(self.num_virtual, rank, self.world_size, self.in_turn)
 
     def roots(self, rank: int) -> list[Node]:
         """Return the nodes that remain when a process has added up what it has, in the order of their places."""

@@ -15,15 +15,16 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from cairn.data.loader import DataLoader, use_virtual_ranks
+from cairn.data.loader import DataLoader
+from cairn.data.virtual_ranks import use_virtual_ranks
 from cairn.lightning.bits import refused
-from cairn.lightning.bits.buffers import Buffers
 from cairn.lightning.bits.collected import Collected
 from cairn.lightning.bits.evaluation import Evaluation
-from cairn.lightning.bits.gradients import Gradients
 from cairn.lightning.bits.kept import Kept
 from cairn.lightning.bits.tree import Layout
+from cairn.lightning.bits.window import Window
 from cairn.lightning.loops.dealing import Dealt
+from cairn.lightning.saved import placed
 
 
 class VirtualRanks:
@@ -37,24 +38,28 @@ class VirtualRanks:
         self.trainer = trainer
         self.kept = Kept(trainer)
         """What the run keeps."""
-        self._layout = Layout(1)
-        self._virtual = self._step = self._number = 0
-        self._counts, self._is_last = True, False
+        self._window: Window | None = None
+        self._adopted: list[DataLoader] = []
         self.batch_idx = 0
         """Number of the batch in the epoch, as one process would count it."""
         self._collected: Collected | None = None
-        self._gradients: Gradients
-        self._buffers: Buffers
 
     @property
     def is_inside(self) -> bool:
         """Whether a batch is worked on that has others before it in its global batch, and has not logged all yet."""
-        return self._number > 0 and self._collected is not None and self._collected.results.virtual is not None
+        is_later = self._window is not None and self._window.number > 0
+        return is_later and self._collected is not None and self._collected.results.virtual is not None
 
     def adopt(self, loader: Any) -> None:
         """Let a loader deal out the same batches on any number of processes."""
         if isinstance(loader, DataLoader):
-            use_virtual_ranks(loader)
+            use_virtual_ranks(loader, in_turn=self._in_turn)
+            self._adopted.append(loader)
+
+    @property
+    def _in_turn(self) -> bool:
+        # So that a process, which has only some rows of each gradient, can add these up as they come.
+        return self.trainer.world_size > 1 and placed.is_sharded(self.trainer.lightning_module)
 
     def deal(self, dealt: Dealt) -> None:
         """Begin with the training loaders.
@@ -64,17 +69,24 @@ class VirtualRanks:
             ResumeError: The run has another number of virtual ranks.
         """
         trainer = self.trainer
-        layout = Layout(dealt.num_virtual_ranks, trainer.global_rank, trainer.world_size)
+        layout = Layout(dealt.num_virtual_ranks, trainer.global_rank, trainer.world_size, self._in_turn)
         self.kept.begin(layout.num_virtual, dealt.loader.global_batch_size or 0)
+        if self._window is not None:
+            self._window.release()
         refused.check(trainer, layout.num_virtual)
-        self._layout, self._gradients = layout, Gradients(layout)
-        self._buffers = Buffers(trainer.lightning_module, layout)
+        self._window = Window(trainer, layout, self.kept.drawing)
         if self._collected is None:
             self.kept.drawing.begin()
             self._collected = Collected(trainer, trainer.fit_loop.epoch_loop._results)
-        model: Any = trainer.strategy.model
-        if hasattr(model, "require_backward_grad_sync"):
-            model.require_backward_grad_sync = False  # DDP would add up the gradients in an order of its own
+
+    def release(self) -> None:
+        """Leave loaders, module and trainer as they were: they may be used without virtual ranks next."""
+        for loader in self._adopted:
+            use_virtual_ranks(loader, is_on=False)
+        self._adopted.clear()
+        if self._window is not None:
+            self._window.release()
+            self._window = None
 
     def evaluation(self, results: Any, loaders: Sequence[Any]) -> Evaluation:
         """Begin with the loaders of a validation or a test.
@@ -96,46 +108,49 @@ class VirtualRanks:
             number: Its number among the batches of this process in their global batch.
             window: Number of the global batch in its epoch.
         """
-        own, collected = self._layout.own, self._collected
-        assert collected is not None
-        self._virtual, self._counts = own[min(number, len(own) - 1)], number < len(own)
-        self._number = number
-        self.batch_idx = window * self._layout.num_virtual + self._virtual
-        self._is_last = number == self._layout.per_window - 1
-        if number == 0:
-            self._step = self.trainer.global_step
-            self._gradients.begin(self.trainer.lightning_module)
-            self._buffers.begin()
-        self.kept.drawing.batch(self._step, self._virtual)
-        with collected.batch((0, self._virtual), self._counts):
+        current, collected = self._current()
+        current.begin(number, self.trainer.global_step)
+        self.batch_idx = window * current.layout.num_virtual + current.virtual
+        with collected.batch((0, current.virtual), current.counts):
             yield
-        if self._is_last:
-            self.kept.drawing.after(self._step)
+        current.end()
 
     def backward(self, backward: Callable[[Tensor], None], loss: Tensor) -> None:
         """Run the backward pass of a batch; after the last one of a global batch, set the gradients of all of them.
+
+        What is logged from then on, up to `step_ended`, counts once: all processes log the same.
 
         Args:
             backward: Runs it.
             loss: Mean over the samples of the batch, weighted by their number.
         """
-        self._gradients.before_backward()
-        backward(loss)
-        if self._counts:
-            self._gradients.after_backward(self._virtual)
-            self._buffers.batch_ends(self._virtual)
-        if self._is_last:
-            self._gradients.finish()
-            self._buffers.finish()
-            self.kept.drawing.optimizer_step(self._step)
+        current, collected = self._current()
+        current.backward(backward, loss)
+        if current.is_last:
+            collected.step_begins(counts=current.virtual == current.layout.num_virtual - 1)
+
+    def step_ended(self) -> None:
+        """Let what follows in the last batch of a global batch count for it again."""
+        if self._collected is not None and self._window is not None:
+            self._window.step_ended()
+            self._collected.step_ends()
+
+    @contextmanager
+    def start_of_step(self) -> Iterator[None]:
+        """Context of hooks in the first batch of a global batch, which all processes run: they count once."""
+        current, collected = self._current()
+        collected.step_begins(counts=current.virtual == 0)
+        yield
+        collected.step_ends()
 
     def batch_logged(self) -> None:
         """Take what a batch has logged; after the last one of a global batch, show the values of all of them."""
         collected = self._collected
-        if collected is None or collected.results.virtual is None:  # of a validation
+        current = self._window
+        if collected is None or current is None or collected.results.virtual is None:  # of a validation
             return
-        collected.take_latest(self._virtual, self._counts)
-        if self._is_last:
+        collected.take_latest(current.virtual, current.counts)
+        if current.is_last:
             collected.show_latest()
 
     def epoch_ends(self) -> None:
@@ -154,5 +169,10 @@ class VirtualRanks:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` has returned on any number of processes."""
+        current, collected = self._current()
+        collected.load_state(state, current.layout.own)
+
+    def _current(self) -> tuple[Window, Collected]:
+        assert self._window is not None
         assert self._collected is not None
-        self._collected.load_state(state, self._layout.own)
+        return self._window, self._collected

@@ -24,9 +24,9 @@ from cairn.data.iterable import StatefulBatches
 from cairn.data.loader import DataLoader
 from cairn.data.seeded_order import SeededOrder
 from cairn.errors import ConfigError, UnsafeStateError
-from cairn.lightning import capture
-from cairn.lightning.agreement import Agreement
-from cairn.lightning.fsdp.strategy import FSDP2Strategy
+from cairn.lightning.agreement import Agreement, together
+from cairn.lightning.collect import rank_state
+from cairn.lightning.fsdp.strategy import FSDP2Strategy, divided
 from cairn.lightning.loops import boundary
 from cairn.lightning.saved import placed, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
@@ -55,13 +55,11 @@ def check(trainer: Trainer, agreement: Agreement, config: Mapping[str, Any]) -> 
         ConfigError: A value cannot be saved; the message names the path to it, where it comes from, and the cure.
     """
     before = unsaved.rng_state()
-    try:
-        with _unchanged([*trainer.callbacks, trainer.lightning_module, trainer.datamodule]):
-            contents = _contents(trainer)
-            ours = {unsaved.KEY: {"config": dict(config), "ranks": [capture.rank_state(trainer)]}}
-        error = _refusal(trainer, contents | ours)
-    finally:
-        unsaved.set_rng_state(before)
+    with together(agreement, "The state", "saved"):  # an error that is not a refusal
+        try:
+            error = _tried_save(trainer, config)
+        finally:
+            unsaved.set_rng_state(before)
     # All ranks stop if one has to: with the message of rank 0, or each with its own.
     if first := agreement.share(error):
         raise ConfigError(first)
@@ -70,11 +68,21 @@ def check(trainer: Trainer, agreement: Agreement, config: Mapping[str, Any]) -> 
         raise ConfigError(error or "The state of another rank cannot be saved; the message of that rank says why.")
 
 
+def _tried_save(trainer: Trainer, config: Mapping[str, Any]) -> str:
+    """Return why this rank cannot save; empty if it can."""
+    with _unchanged([*trainer.callbacks, trainer.lightning_module, trainer.datamodule]):
+        try:
+            contents = _contents(trainer)
+        except ConfigError as error:
+            return str(error)
+        ours = {unsaved.KEY: {"config": dict(config), "ranks": [rank_state(trainer)]}}
+    return _refusal(trainer, contents | ours)
+
+
 def _refusal(trainer: Trainer, contents: dict[str, Any]) -> str:
     try:
-        if _is_divided(trainer):
-            assert isinstance(trainer.strategy, FSDP2Strategy)
-            rows.deal({key: value for key, value in contents.items() if key != _STATES}, trainer.strategy.rows)
+        if (strategy := divided(trainer)) is not None:
+            rows.deal({key: value for key, value in contents.items() if key != _STATES}, strategy.rows)
             kinds = (dict, OrderedDict)
             contents = {key: _with_memory(value) if type(value) in kinds else value for key, value in contents.items()}
         FormEncoder().encode(plain_hyperparameters(contents))
@@ -119,18 +127,12 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
 
 
 def _weights(trainer: Trainer) -> Any:
-    strategy = trainer.strategy
-    if _is_divided(trainer):  # hooks get no values, as in a save
-        assert isinstance(strategy, FSDP2Strategy)
+    if (strategy := divided(trainer)) is not None:  # hooks get no values, as in a save
         with strategy.in_shards():
             return strategy.lightning_module_state_dict()
-    if isinstance(strategy, FSDP2Strategy):
+    if isinstance(trainer.strategy, FSDP2Strategy):
         return _with_memory(placed.weights(trainer.lightning_module, placed.without_data))
-    return strategy.lightning_module_state_dict()
-
-
-def _is_divided(trainer: Trainer) -> bool:
-    return isinstance(trainer.strategy, FSDP2Strategy) and trainer.world_size > 1
+    return trainer.strategy.lightning_module_state_dict()
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def policy(precision: str, gather_in_bf16: bool) -> MixedPrecisionPolicy:
     """Return the types in which parameters are gathered and gradients reduced.
 
     Args:
-        precision: Of the trainer; autocast computes in it.
+        precision: Precision of the trainer; autocast computes in it.
         gather_in_bf16: Gather in bfloat16, and reduce gradients in float32 as always.
 
     Raises:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import ModelParallelStrategy
-
 from cairn.lightning.fsdp import synced
+from cairn.lightning.fsdp.grouped import GroupedProcesses
 from cairn.lightning.saved import placed
 
 
-class GatheringSteps(ModelParallelStrategy):
+class GatheringSteps(GroupedProcesses):
     """Runs each step as a call of the module, and shares buffers as DDP does."""
 
     buffers_are_due = True
     """Whether an optimizer step was taken since the buffers were shared."""
 
-    @property
-    def sharded_module(self) -> LightningModule:
-        """The module of the trainer."""
-        assert self.lightning_module is not None
-        return self.lightning_module
-
     def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._forward_redirection(self.sharded_module, self.sharded_module, name, *args, **kwargs)
+        module = self.sharded_module
+        found = self._forward_redirection(module, module, name, *args, **kwargs)
+        # Lightning leaves the method of the class as an attribute, which would look like state of the user's code.
+        if getattr(vars(module).get("forward"), "__func__", None) is type(module).forward:
+            vars(module).pop("forward")
+        return found
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.check_batch(args[0] if args else None)
         self._share_buffers()
         with self.precision_plugin.train_step_context():
             return self._step("training_step", *args, **kwargs)

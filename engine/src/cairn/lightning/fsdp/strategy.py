@@ -13,14 +13,14 @@ from lightning.pytorch.strategies.parallel import ParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError
-from cairn.lightning.fsdp import blocks, refused, shard, synced
+from cairn.lightning.fsdp import blocks, clipping, meshes, refused, shard, synced
 from cairn.lightning.fsdp.steps import GatheringSteps
 from cairn.lightning.io import MappedCheckpointIO
-from cairn.lightning.saved import placed
+from cairn.lightning.saved import block, placed
 from cairn.writing.sharded.rows import Rows
 
 
@@ -44,6 +44,10 @@ class FSDP2Strategy(GatheringSteps):
             autocast computes in float32 then begins with rounded weights. By default the numbers are those of DDP.
         process_group_backend: As for DDP.
         timeout: As for DDP.
+        data_parallel_size: Number of groups of processes that have batches of their own; `auto`: as many as there are.
+        tensor_parallel_size: Number of processes in such a group, which compute a batch together. The model calls
+            `parallelize_module(..., self.device_mesh["tensor_parallel"], ...)` in `configure_model`, and the strategy
+            shards what it gets among the groups. `auto`: the processes of a node.
     """
 
     def __init__(
@@ -54,17 +58,17 @@ class FSDP2Strategy(GatheringSteps):
         gather_in_bf16: bool = False,
         process_group_backend: str | None = None,
         timeout: timedelta | None = default_pg_timeout,
+        data_parallel_size: meshes.Size = "auto",
+        tensor_parallel_size: meshes.Size = 1,
     ) -> None:
-        super().__init__(process_group_backend=process_group_backend, timeout=timeout)
+        super().__init__(data_parallel_size, tensor_parallel_size, process_group_backend, timeout)
         self.blocks, self.activation_checkpointing = blocks, activation_checkpointing
         self.meta_init, self.gather_in_bf16 = meta_init, gather_in_bf16
         self._in_shards = False
         self.rows: list[Rows] = []
-        """Of the last state that was collected within `in_shards`."""
-
-    def setup_environment(self) -> None:
-        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
-        super().setup_environment()
+        """Rows of the last state that was dumped within `in_shards`."""
+        self._divided: list[DTensor] = []
+        """The tensors themselves, in the same order."""
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -83,10 +87,16 @@ class FSDP2Strategy(GatheringSteps):
             self._shard(module)
         else:
             module.to(self.root_device)
-        placed.check_placements(module)
+            meshes.share_replicas(module, self.device_mesh)
+        meshes.check_uses(module, self.device_mesh)
+        meshes.check(module, self.device_mesh)
         if fits:
+            meshes.share_generators(self.device_mesh)
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
+        if clipping.is_needed(module):
+            plugin: Any = self.precision_plugin
+            plugin.clip_grad_by_norm = lambda optimizer, most: clipping.clip(plugin.main_params(optimizer), most)
         self.buffers_are_due = True
 
     def _shard(self, module: LightningModule) -> None:
@@ -102,15 +112,16 @@ class FSDP2Strategy(GatheringSteps):
         units = blocks.find(module, self.blocks)
         if self.activation_checkpointing:
             blocks.recompute(units)
+        meshes.share_replicas(module, self.device_mesh)
         policy = shard.policy(self.precision_plugin.precision, self.gather_in_bf16)
         shard.shard(module, units, self.device_mesh["data_parallel"], self.root_device, policy)
 
     # Checkpoints: whole tensors, on rank 0 or in parts
 
     @contextmanager
-    def in_shards(self, is_on: bool = True) -> Iterator[None]:
+    def in_shards(self) -> Iterator[None]:
         """Context in which a state holds tensors without data, and `rows` what this rank has of them."""
-        self._in_shards, self.rows = is_on, []
+        self._in_shards, self.rows, self._divided = True, [], []
         try:
             yield
         finally:
@@ -125,12 +136,24 @@ class FSDP2Strategy(GatheringSteps):
         return found
 
     def _converted(self, value: DTensor) -> Tensor:
-        if not any(isinstance(placement, Shard) for placement in value.placements):
+        if not block.is_divided(value):
             return value.to_local()  # a number of an optimizer, which all ranks have
         if not self._in_shards:
             return placed.whole(self.is_global_zero)(value)
         self.rows.append(placed.rows(value))
+        self._divided.append(value)
         return self.rows[-1].whole
+
+    def collected(self) -> dict[int, Tensor]:
+        """Collect what was dumped within `in_shards` on rank 0. Every rank must call this, with tensors of equal forms.
+
+        Returns:
+            The whole tensors on rank 0, without data on the others, by the storages of those that stand for them.
+        """
+        collect, pairs = placed.whole(self.is_global_zero), zip(self.rows, self._divided, strict=True)
+        found = {item.whole.untyped_storage()._cdata: collect(value) for item, value in pairs}
+        self._divided = []
+        return found
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
@@ -149,3 +172,9 @@ class FSDP2Strategy(GatheringSteps):
         parted = getattr(self.checkpoint_io, "parted", None)
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
             optimizer.load_state_dict(placed.optimizer_state_for(optimizer, state, parted))
+
+
+def divided(trainer: Trainer) -> FSDP2Strategy | None:
+    """Return the strategy if it divides the model among several processes; None: each process has all of it."""
+    strategy = trainer.strategy
+    return strategy if isinstance(strategy, FSDP2Strategy) and trainer.world_size > 1 else None

@@ -52,7 +52,7 @@ def fill(part: nn.Module, owners: Owners, device: torch.device) -> None:
 
     Args:
         part: A part of the model; what is sharded already stays.
-        owners: Of the model.
+        owners: Owners of the tensors of the model.
         device: Where the values go.
     """
     for parameter in _unsharded(part.parameters()):
@@ -75,7 +75,8 @@ def share_buffers(model: nn.Module) -> None:
     """Give all ranks the buffers of rank 0, as DistributedDataParallel does before a step."""
     by_type: dict[torch.dtype, list[Tensor]] = {}
     for buffer in model.buffers():
-        by_type.setdefault(buffer.dtype, []).append(buffer)
+        local = buffer.to_local() if isinstance(buffer, DTensor) else buffer  # each rank has all of it
+        by_type.setdefault(buffer.dtype, []).append(local)
     for buffers in by_type.values():
         flat = torch.cat([buffer.detach().reshape(-1) for buffer in buffers])
         distributed.broadcast(flat, src=0)

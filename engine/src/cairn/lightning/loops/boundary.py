@@ -159,7 +159,7 @@ def expect(
         place: Which of the two kinds of boundary it is.
         epoch: The epoch that the boundary belongs to.
         counts: What `counters` has returned there.
-        saved_by: Who has saved the checkpoint.
+        saved_by: The processes that have saved the checkpoint.
     """
     fit_loop = trainer.fit_loop
     assert isinstance(fit_loop, BoundaryFitLoop)

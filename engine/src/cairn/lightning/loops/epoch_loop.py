@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -61,6 +62,8 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
             super()._update_learning_rates(interval, update_plateau_schedulers)
         finally:
             self._counts_windows = False
+        if self.virtual_ranks is not None and (interval == "epoch" or not self._num_ready_batches_reached()):
+            self.virtual_ranks.step_ended()  # the hooks at the end of the batch follow
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         self._create_iterators(data_fetcher)
@@ -196,6 +199,10 @@ class WeightedOptimization(_AutomaticOptimization):
         backward = super()._make_backward_fn(optimizer)
         ranks = self._virtual_ranks
         return backward if backward is None or ranks is None else partial(ranks.backward, backward)
+
+    def _on_before_zero_grad(self, optimizer: Optimizer) -> None:
+        with contextlib.nullcontext() if self._virtual_ranks is None else self._virtual_ranks.start_of_step():
+            super()._on_before_zero_grad(optimizer)
 
     def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
         result = super()._training_step(kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -39,6 +40,14 @@ class BoundaryEvaluationLoop(_EvaluationLoop):
             return
         with self._evaluation.batch(dataloader_idx, batch_idx):
             super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
+
+    def _build_step_args_from_hook_kwargs(
+        self, hook_kwargs: OrderedDict[str, Any], step_hook_name: str
+    ) -> tuple[Any, ...]:
+        if self.virtual_ranks is not None and "batch_idx" in hook_kwargs:
+            hook_kwargs = OrderedDict(hook_kwargs, batch_idx=self._evaluation.batch_idx)
+        found: tuple[Any, ...] = super()._build_step_args_from_hook_kwargs(hook_kwargs, step_hook_name)
+        return found
 
     def on_run_end(self) -> list[Any]:
         found: list[Any] = super().on_run_end()

@@ -36,7 +36,7 @@ class _RequestingFitLoop(_FitLoop):
     _positions_count = True
     """Whether the resumed epoch uses the loaders of the checkpoint."""
     saved_by: SavedBy | None = None
-    """Who has saved the checkpoint that is resumed, until its counters are those of this process."""
+    """Processes that have saved the checkpoint that is resumed, until its counters are those of this process."""
     is_saved_by_us = False
     """Whether that is known: not for a checkpoint of Lightning, whose counters are not converted."""
     _num_substreams: Sequence[int | None] = ()

@@ -14,7 +14,7 @@ from cairn.lightning.loops.dealing import Dealt
 
 @dataclass(frozen=True)
 class SavedBy:
-    """Who has saved a checkpoint."""
+    """The processes that have saved a checkpoint."""
 
     world_size: int
     """Number of processes."""
@@ -23,7 +23,9 @@ class SavedBy:
     accumulation: int
     """Batches of each process between two steps of the optimizer."""
     batch_size: int | None = None
-    """Of the first training loader, if it is a `cairn.DataLoader` without global batches."""
+    """Batch size of the first training loader, if it is a `cairn.DataLoader` without global batches."""
+    mesh: tuple[int, int] | None = None
+    """Groups of tensor-parallel processes, and processes in each; None: without tensor parallelism."""
 
     @property
     def per_window(self) -> int:
@@ -35,14 +37,55 @@ class SavedBy:
         """Samples between two steps of the optimizer, on all processes; None: unknown."""
         if self.global_batch_size is not None or self.batch_size is None:
             return self.global_batch_size
-        return self.batch_size * self.world_size * self.accumulation
+        return self.batch_size * (self.mesh[0] if self.mesh else self.world_size) * self.accumulation
+
+
+MESH = "mesh"
+"""Key of `SavedBy.mesh` in a checkpoint."""
+
+
+def check_mesh(saved_by: SavedBy, world_size: int, together: int) -> None:
+    """Check that a run with tensor parallelism goes on with the same mesh.
+
+    Args:
+        saved_by: Who has saved the checkpoint.
+        world_size: Number of processes.
+        together: How many of them compute a batch together.
+
+    Raises:
+        ResumeError: It has another one.
+    """
+    now = (world_size // together, together) if together > 1 else None
+    if saved_by.mesh == now:
+        return
+    begin = "start a new run from the weights alone, which takes any mesh (init_weights=CHECKPOINT, cairn.load_model)."
+    if saved_by.mesh is None:
+        raise ResumeError(
+            f"The checkpoint was saved without tensor parallelism, by {_processes(saved_by.world_size)}, and this run"
+            f" has {_sizes(now)}. An exact resume needs the same: set tensor_parallel_size=1; or {begin}"
+        )
+    raise ResumeError(
+        f"The checkpoint was saved with {_sizes(saved_by.mesh)}, and this run has"
+        f" {_sizes(now) if now else f'{_processes(world_size)} without tensor parallelism'}. An exact resume needs the"
+        f" same mesh: use {_processes(saved_by.world_size)} and cairn.FSDP2Strategy with {_sizes(saved_by.mesh)}; or"
+        f" {begin}"
+    )
+
+
+def _sizes(mesh: tuple[int, int] | None) -> str:
+    data, tensor = mesh or (0, 0)
+    return f"data_parallel_size={data} and tensor_parallel_size={tensor}"
+
+
+def _processes(number: int) -> str:
+    return f"{number} process{'' if number == 1 else 'es'}"
 
 
 def check(saved_by: SavedBy, dealt: Dealt | None, world_size: int) -> None:
     """Check that the global batches of a resumed run are those that it had before.
 
     Args:
-        saved_by: Who has saved the checkpoint.
+        saved_by: The processes that have saved the checkpoint.
         dealt: How the loaders of this process deal out global batches.
         world_size: Number of processes.
 
@@ -85,7 +128,7 @@ def warn_of_move(saved_by: SavedBy, dealt: Dealt, trainer: Trainer) -> None:
     """Warn that a run goes on with other batches of each process than before.
 
     Args:
-        saved_by: Who has saved the checkpoint.
+        saved_by: The processes that have saved the checkpoint.
         dealt: How the loaders of this process deal out global batches.
         trainer: The trainer.
     """

@@ -56,7 +56,7 @@ def plain(value: Any, saved: set[int], budget: Budget, is_seeded: bool = False) 
     Args:
         value: Any value.
         saved: Ids of objects, and addresses of tensors, that are in every checkpoint anyway.
-        budget: Of the pass.
+        budget: Budget of the pass.
         is_seeded: Whether random generators are seeded by the loader, and are not state.
     """
     kind = type(value)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, TypeGuard
 
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torchmetrics import Metric
 
 from cairn.lightning.reading.code import cached
@@ -33,6 +34,25 @@ def forget() -> None:
     """End the context of `unchanging`: the model changes, such as in a forked process that tries a hook."""
     global _kept
     _kept = None
+
+
+_registered: list[int] = []
+"""Number of modules that were registered as a part of another one; empty: not counted yet."""
+
+
+def num_registered() -> int:
+    """Return the number of modules that were registered in others since the first call: no more, no new part.
+
+    Those that `ModuleList.insert` adds are not counted.
+    """
+    if not _registered:
+        _registered.append(0)
+        register_module_module_registration_hook(_count)
+    return _registered[0]
+
+
+def _count(*_: Any) -> None:
+    _registered[0] += 1
 
 
 def is_metric(module: nn.Module) -> TypeGuard[Metric]:

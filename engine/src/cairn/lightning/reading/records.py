@@ -18,7 +18,7 @@ def only_adds(code: CodeType, name: str) -> bool:
     """Whether a function only adds to a global container, if it names it: `X.append(1)`, `X[a] = 1`, `X[a].append(1)`.
 
     Args:
-        code: Of the function; one that runs at the end of a training may read it.
+        code: Code of the function; one that runs at the end of a training may read it.
         name: Name of the variable.
     """
     if code.co_name in _AT_THE_END:

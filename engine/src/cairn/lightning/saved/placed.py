@@ -6,6 +6,8 @@ resume    the whole tensor, mapped from the file  -->  the rows of this rank, of
 
 from __future__ import annotations
 
+import copy
+import operator
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -14,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError, ResumeError
+from cairn.lightning.saved import block
 from cairn.writing.sharded.parted import Parted
 from cairn.writing.sharded.rows import Rows
 
@@ -72,8 +75,11 @@ def without_data(value: DTensor) -> Tensor:
 
 
 def rows(value: DTensor) -> Rows:
-    """Return the rows that this rank has of a sharded tensor."""
-    return Rows(without_data(value), value.detach().to_local(), _own_rows(value)[0])
+    """Return the rows, or the block, that this rank has of a sharded tensor."""
+    own, whole = block.of(value), without_data(value)
+    return Rows(
+        whole, value.detach().to_local().contiguous(), own.offsets[0], tile=own.tile(whole), is_written=own.is_written
+    )
 
 
 def converted(value: Any, convert: Convert) -> Any:
@@ -88,6 +94,31 @@ def converted(value: Any, convert: Convert) -> Any:
     if isinstance(value, dict):
         return {key: converted(item, convert) for key, item in value.items()}
     return [converted(item, convert) for item in value] if type(value) is list else value
+
+
+def filled(value: Any, collected: Mapping[int, Tensor]) -> Any:
+    """Return a state with whole tensors in place of those that stand for them; the same object if it has none.
+
+    Args:
+        value: Dicts, lists, tuples and tensors.
+        collected: The whole tensors, contiguous, by the storage of what stands for them, see `FSDP2Strategy.collected`.
+    """
+    if isinstance(value, Tensor):
+        whole = collected.get(value.untyped_storage()._cdata) if value.is_meta else None
+        if whole is None:
+            return value
+        return whole.reshape(-1).view(value.dtype).as_strided(value.shape, value.stride(), value.storage_offset())
+    if isinstance(value, dict):
+        changed = {key: found for key, item in value.items() if (found := filled(item, collected)) is not item}
+        if not changed:
+            return value
+        other = copy.copy(value)  # keeps its class and its attributes
+        other.update(changed)
+        return other
+    if type(value) in (list, tuple):
+        items = [filled(item, collected) for item in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
+    return value
 
 
 def weights(model: nn.Module, convert: Convert) -> dict[str, Any]:
@@ -109,8 +140,14 @@ def weights(model: nn.Module, convert: Convert) -> dict[str, Any]:
     return found
 
 
+def local(value: Tensor) -> Tensor:
+    """Return what this rank has of a tensor: all of one that is not sharded."""
+    found: Tensor = value.to_local() if isinstance(value, DTensor) else value
+    return found
+
+
 def rows_of(value: Any, like: Any, parted: Parted | None = None) -> Any:
-    """Return the rows of a whole tensor that a sharded one has on this rank; other values as they are.
+    """Return the rows, or the block, of a whole tensor that a sharded one has on this rank; other values as they are.
 
     Args:
         value: The whole tensor.
@@ -120,29 +157,23 @@ def rows_of(value: Any, like: Any, parted: Parted | None = None) -> Any:
     if not isinstance(value, Tensor) or isinstance(value, DTensor):
         return value
     is_parted = parted is not None and parted.knows(value)
-    if not isinstance(like, DTensor) or value.shape != like.shape or not _is_divided(like):
+    if not isinstance(like, DTensor) or value.shape != like.shape or not block.is_divided(like):
         value = parted.whole(value) if parted is not None and is_parted else value
         if not isinstance(like, DTensor) or value.shape != like.shape:
             return value
-        rows = value
+        mine = value
     else:
-        first, number = _own_rows(like)
-        rows = parted.rows(value, first, number) if parted and is_parted else value[first : first + number]
-    rows = rows.to(like.device)
+        own = block.of(like)
+        if parted is None or not is_parted:
+            mine = own.of(value)
+        elif own.dim:
+            mine = parted.block(value, own.offsets, own.sizes, own.dim)
+        else:
+            mine = parted.rows(value, own.offsets[0], own.sizes[0])
+    mine = mine.to(like.device)
     return DTensor.from_local(
-        rows, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        mine, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
-
-
-def _is_divided(tensor: DTensor) -> bool:
-    return any(isinstance(placement, Shard) for placement in tensor.placements)
-
-
-def _own_rows(tensor: DTensor) -> tuple[int, int]:
-    """Return the first row of this rank, and how many it has; see `check_placements`."""
-    chunk = -(-tensor.shape[0] // tensor.device_mesh.size())  # as fully_shard: the last chunks may be smaller or empty
-    first = min(tensor.device_mesh.get_local_rank() * chunk, tensor.shape[0])
-    return first, min(chunk, tensor.shape[0] - first)
 
 
 def weights_for(model: nn.Module, weights: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -202,37 +233,6 @@ def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     for number, values in state.get("state", {}).items():
         if isinstance(number, int) and (name := _other_form(values, parameters[number])):
             raise ConfigError(_cannot_shard(optimizer, name))
-
-
-def check_placements(model: nn.Module) -> None:
-    """Check that all trained parameters are sharded, and only in a way that another number of processes can read.
-
-    Raises:
-        ConfigError: One is not.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise ConfigError(
-                f"{name} has no data: it is on the meta device, and was sharded before the strategy could fill it."
-                f" Remove fully_shard from configure_model(): the strategy fills the model, and shards it."
-            )
-        if not isinstance(parameter, DTensor):
-            if parameter.requires_grad:
-                raise ConfigError(
-                    f"{name} lies outside of fully_shard, so nothing would reduce its gradients and each process would"
-                    f" train its own: remove fully_shard from configure_model(), and the strategy shards the whole"
-                    f" model; or apply it to the module that holds this parameter."
-                )
-            continue
-        if parameter.device_mesh.ndim != 1 or not all(
-            type(placement) is Replicate or (type(placement) is Shard and placement.dim == 0)
-            for placement in parameter.placements
-        ):
-            raise ConfigError(
-                f"{name} is placed as {tuple(parameter.placements)} on a mesh of {tuple(parameter.device_mesh.shape)}"
-                f" processes: tensor parallelism and shards of other dimensions than the first are not supported. Shard"
-                f" with fully_shard on the mesh 'data_parallel' only."
-            )
 
 
 def _copy(value: Any) -> Any:

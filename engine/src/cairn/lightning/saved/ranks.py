@@ -3,8 +3,8 @@
 Lightning saves what hooks and loaders return on rank 0, and gives it to all ranks. Most of it is equal on all ranks,
 and may be large. So only what differs is stored, next to the other state of its rank:
 
-    rank 0        digests of its contents            --share-->    every rank
-    other ranks   values with another digest         --gather-->   rank 0: checkpoint["cairn"]["ranks"][rank]["own"]
+    every rank    digests of its contents; those of rank 0    --share-->    every rank
+    other ranks   values with another digest                  --gather-->   rank 0: ["cairn"]["ranks"][rank]["own"]
     resume        each rank lays its own values over what it has read; parts of a whole are put together for all ranks
 """
 
@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from cairn.data.window_deliveries import SUBSTREAMS
-from cairn.lightning.saved import unsaved
+from cairn.lightning.saved import block, unsaved
 from cairn.writing.size import is_sharded
 
 Own = list[list[Any]]
@@ -42,24 +43,39 @@ _CHUNK = 1 << 20
 
 
 def digests(contents: Mapping[str, Any]) -> Digests:
-    """Return digests of what may differ between ranks in the contents of a checkpoint; rank 0 shares them."""
+    """Return digests of what may differ between ranks in the contents of a checkpoint."""
     return {name: _digests(value) for name, value in _parts(contents).items()}
 
 
-def own(contents: Mapping[str, Any], of_rank_0: Digests) -> Own:
+def own(contents: Mapping[str, Any], mine: Digests, of_rank_0: Digests) -> Own:
     """Return what this rank has to store, because rank 0 has something else or nothing there.
 
     What only rank 0 has is not a difference: a hook may save a value on one rank for all of them.
+
+    Args:
+        contents: The contents of the checkpoint on this rank.
+        mine: Their digests.
+        of_rank_0: Those of rank 0.
     """
     found: Own = []
     for name, value in _parts(contents).items():
-        _compare(value, of_rank_0.get(name), [name], found)
+        _compare(value, mine[name], of_rank_0.get(name), [name], found)
     return found
 
 
 def weights(module: nn.Module) -> Digests:
     """Return a digest of each parameter that all ranks have; of a sharded one each has a part of its own."""
     return {name: _digest(item.detach()) for name, item in module.named_parameters() if not is_sharded(item)}
+
+
+def repeated(module: nn.Module) -> Digests:
+    """Return a digest of each part of a sharded parameter that other ranks have as well, by its name and place."""
+    parts = ((name, item) for name, item in module.named_parameters() if isinstance(item, DTensor))
+    return {
+        f"{name} {block.of(item).offsets}": _digest(item.detach().to_local())
+        for name, item in parts
+        if block.is_repeated(item)
+    }
 
 
 def optimizers(trainer: Trainer) -> Digests:
@@ -81,9 +97,34 @@ def optimizers(trainer: Trainer) -> Digests:
     return found
 
 
+def plain_values(value: Any, path: str) -> dict[str, str]:
+    """Return a digest of each value in a part of a checkpoint that is not a tensor, by the path to it.
+
+    Args:
+        value: The part, such as the states of optimizers with their options.
+        path: The path to it.
+    """
+    if isinstance(value, Mapping):
+        parts: Any = value.items()
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        parts = enumerate(value)
+    else:
+        return {path: _flat_digest(value)}
+    found: dict[str, str] = {}
+    for key, item in parts:
+        if not isinstance(item, Tensor):
+            found |= plain_values(item, f"{path}/{key}")
+    return found
+
+
 def differing(mine: Digests, of_rank_0: Digests) -> list[str]:
     """Return the names of what this rank has in another form than rank 0, or only one of them has."""
     return [name for name in {**mine, **of_rank_0} if mine.get(name) != of_rank_0.get(name)]
+
+
+def of_batch(batch: Any) -> str:
+    """Return a digest of a batch; equal batches have the same."""
+    return _flat_digest(batch)
 
 
 def lay_over(contents: dict[str, Any], rank: int, world_size: int) -> None:
@@ -142,12 +183,12 @@ def _digests(value: Any) -> Any:
     return _digest(value) if parts is None else {name: _digests(item) for name, item in parts.items()}
 
 
-def _compare(value: Any, of_rank_0: Any, path: list[Any], found: Own) -> None:
+def _compare(value: Any, mine: Any, of_rank_0: Any, path: list[Any], found: Own) -> None:
     at_top, parts = path in ([unsaved.KEY], ["state_dict"]), _parts_of(value)
     if parts is not None and isinstance(of_rank_0, Mapping) and (at_top or list(parts) == list(of_rank_0)):
         for name, item in parts.items():
-            _compare(item, of_rank_0.get(name), [*path, name], found)
-    elif _digests(value) != of_rank_0:
+            _compare(item, mine[name], of_rank_0.get(name), [*path, name], found)
+    elif mine != of_rank_0:
         found.append([path, value])
 
 

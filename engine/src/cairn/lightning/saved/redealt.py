@@ -24,8 +24,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat, dim_zero_max, dim_zero_min, dim_zero_sum
 
+from cairn.data import parallel
 from cairn.data.seeding import mix_seed, seeded
 from cairn.errors import ResumeError
+from cairn.lightning.loops import moved
 from cairn.lightning.loops.moved import SavedBy
 from cairn.lightning.saved import ranks, sums, unsaved
 
@@ -52,13 +54,17 @@ class RankStates:
             checkpoint: Its contents.
 
         Returns:
-            Who has saved it.
+            The processes that have saved it.
+
+        Raises:
+            ResumeError: See `moved.check_mesh`.
         """
         ours, number = checkpoint[unsaved.KEY], self._trainer.world_size
-        self._saved, who = ours["ranks"], _saved_by(checkpoint)
+        self._saved, saved_by = ours["ranks"], _saved_by(checkpoint)
+        moved.check_mesh(saved_by, number, parallel.num_together())
         if len(self._saved) != number:
             ours["ranks"] = [self._saved[0]] * number
-        return who
+        return saved_by
 
     def restore(self, ours: dict[str, Any]) -> None:
         """Deal out the states, right before they are restored: the metrics of the module are there.
@@ -67,20 +73,26 @@ class RankStates:
             ResumeError: See `of_rank`.
         """
         saved, self._saved = self._saved, []
+        rank = self._trainer.global_rank
         if len(saved) != len(ours["ranks"]):
-            ours["ranks"][self._trainer.global_rank] = of_rank(saved, self._trainer)
+            ours["ranks"][rank] = of_rank(saved, self._trainer)
+        elif saved and "virtual" in saved[0]:  # a process may play other virtual ranks than before: see bits/sharded.py
+            found = _of_virtual_ranks(saved)
+            logged = {**saved[rank]["logged"], "entries": found["logged"]["entries"]}
+            ours["ranks"][rank] = {**saved[rank], "logged": logged, "virtual": found["virtual"]}
 
 
 def _saved_by(checkpoint: Mapping[str, Any]) -> SavedBy:
     ours = checkpoint[unsaved.KEY]
     loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader") or [None]
     first = loaders[0] if isinstance(loaders[0], Mapping) else {}
-    size = first.get("batch_size")
+    size, mesh = first.get("batch_size"), ours.get(moved.MESH)
     return SavedBy(
         len(ours["ranks"]),
         ours.get("global_batch_size"),
         ours["accumulate_grad_batches"],
         size if isinstance(size, int) and "world_size" in first else None,
+        tuple(mesh) if mesh else None,
     )
 
 

@@ -70,7 +70,7 @@ def buffers(module: nn.Module, every: bool) -> dict[str, Tensor]:
     if found and not every:  # building a state_dict is slow
         for name in module.state_dict():
             found.pop(name, None)
-    return found
+    return {name: placed.local(value) for name, value in found.items()}
 
 
 def set_buffers(module: nn.Module, state: Mapping[str, Tensor], replaced: Collection[str] = ()) -> None:
@@ -87,7 +87,7 @@ def set_buffers(module: nn.Module, state: Mapping[str, Tensor], replaced: Collec
         mine = own.get(name)
         if mine is not None and mine.shape == value.shape and mine.dtype == value.dtype and name not in replaced:
             with torch.no_grad():
-                mine.copy_(value)
+                placed.local(mine).copy_(value)
         elif not put_buffer(module, name, value, persistent=False):
             lost.append(name)
     if lost:
@@ -170,18 +170,9 @@ def without(weights: Mapping[str, Any], names: Collection[str]) -> Mapping[str, 
     return rest
 
 
-def gradients(module: nn.Module, rank: int = 0) -> dict[str, Tensor] | None:
-    """Return the gradients between two batches: with manual optimization they may belong to an unfinished window.
-
-    Args:
-        module: The module. If it is sharded, every rank must call this.
-        rank: This rank. Of a sharded module, only rank 0 gets them, and they are whole.
-    """
-    found = {name: param.grad for name, param in module.named_parameters() if param.grad is not None}
-    if not placed.is_sharded(module):
-        return found
-    found = placed.converted(found, placed.whole(keep=rank == 0))
-    return found if rank == 0 else None
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Return the gradients between two batches: with manual optimization they may belong to an unfinished window."""
+    return {name: param.grad for name, param in module.named_parameters() if param.grad is not None}
 
 
 def set_gradients(module: nn.Module, state: Mapping[str, Tensor]) -> None:

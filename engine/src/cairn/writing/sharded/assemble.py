@@ -1,6 +1,6 @@
 """Puts the shards of a checkpoint together: the contents are those that one file of the same state would have.
 
-    pieces of all shards   -> storages     one piece: a view of the mapped file; several: joined in new memory
+    pieces of all shards   -> storages     one piece: a view of the mapped file; several, or tiles: joined in new memory
     image of shard 0       -> contents     the tensors refer to these storages by name
     images of the others   -> the states of their ranks, with the table of their values' forms
 
@@ -21,7 +21,9 @@ from cairn import records
 from cairn.errors import CorruptCheckpointError, NewerFormatError
 from cairn.writing import decode
 from cairn.writing.forms import OURS, TABLE
+from cairn.writing.sharded import tiles
 from cairn.writing.sharded.shard import FORMAT, HEADER, IMAGE, PIECES, RANKS, STATE, ShardId
+from cairn.writing.sharded.tiles import Tile
 
 _SAME = ("world_size", "run", "attempt", "position", "layout")
 _Move = Callable[[torch.UntypedStorage], torch.UntypedStorage]
@@ -30,19 +32,21 @@ _StandIn = Callable[[str], torch.UntypedStorage]
 
 @dataclass(frozen=True)
 class Part:
-    """A range of the bytes of a storage, as a shard has it.
+    """A range of the bytes of a storage, or a tile of them, as a shard has it.
 
     Attributes:
         first: First byte in the storage.
         data: The bytes, mapped.
+        tile: None: a range.
     """
 
     first: int
     data: Tensor
+    tile: Tile | None = None
 
     @property
     def end(self) -> int:
-        """The byte after the last one."""
+        """The byte after the last one of a range."""
         return self.first + self.data.numel()
 
 
@@ -72,8 +76,7 @@ class Shards:
             self._add_pieces(path, shard)
         for name, parts in self.parts.items():
             parts.sort(key=lambda part: part.first)
-            ends = [0, *(part.end for part in parts)]
-            if [part.first for part in parts] != ends[:-1] or ends[-1] != self.num_bytes[name]:
+            if not _are_whole(parts, self.num_bytes[name]):
                 raise CorruptCheckpointError(f"its shards do not have each byte of {name} once")
         self._joined: dict[str, torch.UntypedStorage] = {}
 
@@ -100,10 +103,32 @@ class Shards:
     def storage(self, name: str) -> torch.UntypedStorage:
         """Return a storage that is dealt out; it is joined in memory, once, if several shards have a part of it."""
         if name not in self._joined:
-            parts = [part.data for part in self.parts[name]]
-            whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-            self._joined[name] = _storage(whole)
+            self._joined[name] = _storage(self._whole(name))
         return self._joined[name]
+
+    def _whole(self, name: str) -> Tensor:
+        parts = self.parts[name]
+        if len(parts) == 1:
+            return parts[0].data
+        if parts[0].tile is None:
+            return torch.cat([part.data for part in parts])
+        whole = torch.empty(self.num_bytes[name], dtype=torch.uint8)
+        for part in parts:
+            assert part.tile is not None
+            part.tile.of(whole).copy_(part.data.view(part.tile.num_rows, part.tile.run_bytes))
+        return whole
+
+    def tile(self, name: str, wanted: Tile) -> Tensor:
+        """Return a tile of a storage that is dealt out: mapped if one shard has just this one, else from a joined copy.
+
+        Args:
+            name: Name of the storage.
+            wanted: Which bytes.
+        """
+        for part in self.parts[name]:
+            if part.tile == wanted:
+                return part.data
+        return wanted.of(self._whole(name)).flatten()
 
     def read(self, name: str, first: int, end: int) -> Tensor:
         """Return bytes of a storage that is dealt out: mapped if one shard has all of them, else joined in memory.
@@ -113,6 +138,8 @@ class Shards:
             first: First byte.
             end: Byte after the last one.
         """
+        if self.parts[name][0].tile is not None:
+            return self._whole(name)[first:end]
         found = [
             part.data[max(first - part.first, 0) : end - part.first]
             for part in self.parts[name]
@@ -161,8 +188,9 @@ class Shards:
                     raise CorruptCheckpointError(f"{path.name} belongs to another save than {other}: its {key} differs")
 
     def _add_pieces(self, path: Path, shard: Mapping[str, Any]) -> None:
-        for name, (first, num_bytes, data) in shard[PIECES].items():
-            self.parts.setdefault(name, []).append(Part(first, data))
+        for name, (first, num_bytes, data, *runs) in shard[PIECES].items():
+            tile = Tile(first, runs[0], runs[1], data.numel() // runs[0]) if runs else None
+            self.parts.setdefault(name, []).append(Part(first, data, tile))
             if self.num_bytes.setdefault(name, num_bytes) != num_bytes:
                 raise CorruptCheckpointError(f"{path.name} has another size of {name} than the shards before it")
 
@@ -197,7 +225,18 @@ def _is_piece(piece: Any) -> bool:
     match piece:
         case [int(), int(), data]:
             return _are_bytes(data)
+        case [int(), int(), data, int() as run_bytes, int() as row_bytes]:
+            return _are_bytes(data) and 0 < run_bytes <= row_bytes and data.numel() % run_bytes == 0
     return False
+
+
+def _are_whole(parts: Sequence[Part], num_bytes: int) -> bool:
+    """Return whether parts, in order, have each byte of a storage once."""
+    found = [part.tile for part in parts if part.tile is not None]
+    if found:
+        return len(found) == len(parts) and tiles.are_whole(found, num_bytes)
+    ends = [0, *(part.end for part in parts)]
+    return [part.first for part in parts] == ends[:-1] and ends[-1] == num_bytes
 
 
 def _are_bytes(data: Any) -> bool:

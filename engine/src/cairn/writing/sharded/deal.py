@@ -1,7 +1,7 @@
 """What a rank writes of the tensors that several ranks have, or have a part of.
 
 DDP     parameters and optimizer states are equal on all ranks: their storages are cut into equal shares (`Dealer`)
-FSDP2   each rank has rows of its own: a `Deal` is made of them, see `cuts.rows`
+FSDP2   each rank has rows or blocks of its own: a `Deal` is made of them, see `rows.deal`
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of the bytes of a storage.
+    """A range of the bytes of a storage, or a tile of them.
 
     Attributes:
         name: Name of the storage: the path to the first tensor in it.
         first: First byte in the storage.
         num_bytes: Size of the whole storage, in bytes.
         data: The bytes, in the memory of this rank.
+        runs: Of a tile: length of a run and distance between two of them, in bytes. None: a range.
     """
 
     name: str
     first: int
     num_bytes: int
     data: Tensor
+    runs: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 contents        as of a single file, but tensors without data (`meta`) where several shards have a part of the state
                 of an optimizer: most of a checkpoint
-rows, whole     their values
+rows, block, whole     their values
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from cairn.writing.sharded import cuts
 from cairn.writing.sharded.assemble import Shards
+from cairn.writing.sharded.tiles import cut, tile
 
 _PREFIX = "optimizer_states/"
 
@@ -56,6 +58,23 @@ class Parted:
         name = self._names[tensor.untyped_storage()._cdata]
         data = self._shards.read(name, offset + begin, offset + end).clone()
         return data.view(tensor.dtype).view(number, *tensor.shape[1:]) if prod(data.shape) else _empty(tensor)
+
+    def block(self, tensor: Tensor, offsets: Sequence[int], sizes: Sequence[int], dim: int) -> Tensor:
+        """Read a block of a tensor into new memory.
+
+        Args:
+            tensor: A tensor without data.
+            offsets: Where the block begins in each dimension.
+            sizes: Its size in each dimension.
+            dim: The last dimension that is divided.
+        """
+        name = self._names[tensor.untyped_storage()._cdata]
+        if not tensor.is_contiguous() or tensor.nbytes != self._shards.num_bytes[name]:
+            return cut(self.whole(tensor), offsets, sizes).clone()
+        if not prod(sizes):
+            return torch.empty([*sizes], dtype=tensor.dtype)
+        data = self._shards.tile(name, tile(tensor.shape, tensor.element_size(), offsets, sizes, dim))
+        return data.clone().view(tensor.dtype).view([*sizes])
 
     def whole(self, tensor: Tensor) -> Tensor:
         """Return a tensor with its values."""

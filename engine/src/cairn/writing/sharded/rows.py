@@ -4,6 +4,8 @@
     rank 1   rows 2 and 3        --->   piece: the bytes after them
     rank 2   row 4               --->   piece: the last bytes
 
+With tensor parallelism, a rank may have some of the columns: its piece is a tile, see `tiles`.
+
 Hooks of the user see tensors without data (`meta`) in place of the whole ones, which no rank has: reading a value fails
 rather than gives a wrong one. The image refers to them by their places, see `ShardEncoder`.
 """
@@ -19,21 +21,26 @@ from torch import Tensor
 from cairn.errors import UnsafeStateError
 from cairn.writing.sharded import cuts
 from cairn.writing.sharded.deal import Deal, Piece, Place, bytes_of, layout, named_tensors, place_of
+from cairn.writing.sharded.tiles import Tile
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one tensor.
+    """Rows of one tensor, or a block of it.
 
     Attributes:
         whole: A contiguous tensor without data in its place, on the device `meta`.
         local: The rows of this rank, contiguous.
         first: Number of the first of them.
+        tile: Where a block lies that is divided in other dimensions than the first; None: `local` are rows.
+        is_written: Whether this rank writes them; False: another rank has the same ones.
     """
 
     whole: Tensor
     local: Tensor
     first: int
+    tile: Tile | None = None
+    is_written: bool = True
 
 
 def deal(contents: Mapping[str, Any], rows: Sequence[Rows]) -> Deal:
@@ -67,8 +74,10 @@ def deal(contents: Mapping[str, Any], rows: Sequence[Rows]) -> Deal:
                     f" them has its values: let a hook leave out whole tensors only, or save what a step has computed."
                 )
     dealt = [(name, known[place]) for place, name in names.items()]
-    pieces = [_piece(name, item) for name, item in dealt if item.local.numel()]
-    digest = layout("rows", [name for name, _ in dealt], [item.whole.nbytes for _, item in dealt])
+    pieces = [_piece(name, item) for name, item in dealt if item.is_written and item.local.numel()]
+    tiles = [f"{name} {item.tile.row_bytes}" for name, item in dealt if item.tile is not None]
+    way = "rows" if not tiles else f"tiles {tiles}"
+    digest = layout(way, [name for name, _ in dealt], [item.whole.nbytes for _, item in dealt])
     return Deal(digest, pieces, names)
 
 
@@ -77,5 +86,8 @@ def _is_whole(tensor: Tensor, whole: Tensor) -> bool:
 
 
 def _piece(name: str, rows: Rows) -> Piece:
+    if (tile := rows.tile) is not None:
+        data = bytes_of(rows.local, cuts.Range(0, 0, rows.local.nbytes))
+        return Piece(name, tile.first, rows.whole.nbytes, data, (tile.run_bytes, tile.row_bytes))
     first, end = cuts.rows(rows.whole.shape, rows.whole.element_size(), rows.first, len(rows.local))
     return Piece(name, first, rows.whole.nbytes, bytes_of(rows.local, cuts.Range(0, 0, end - first)))

@@ -2,6 +2,7 @@
 
     cairn_shard   which save it belongs to, and whose it is
     pieces        {name of a storage: [first byte, size of the whole storage, the bytes]}
+                  and of a tile, whose bytes are runs:  [..., length of a run, distance from one to the next]
     image         a pickle, as `Encoder` makes it, and where the storages that it numbers are:
                       names   for each number the name of a storage in pieces of all shards, or None
                       own     {number: the bytes} of those without a name
@@ -89,7 +90,7 @@ class ShardEncoder:
         }
         state = {
             HEADER: {**asdict(shard), "position": dict(shard.position), "layout": deal.layout},
-            PIECES: {piece.name: [piece.first, piece.num_bytes, piece.data] for piece in deal.pieces},
+            PIECES: {item.name: [item.first, item.num_bytes, item.data, *(item.runs or ())] for item in deal.pieces},
             IMAGE: {"pickle": image.pickle, "names": names, "own": own},
         }
         return self._shard.encode(state, "shard")

@@ -8,8 +8,8 @@ import pytest
 from torch.distributed import HashStore, TCPStore
 
 from cairn.jobs.rendezvous import Rank
-from cairn.lightning import elastic
-from cairn.lightning.elastic import ElasticEnvironment, follow, lead
+from cairn.lightning import torchrun
+from cairn.lightning.torchrun import TorchrunEnvironment, follow, lead
 
 SECONDS = timedelta(seconds=60)
 
@@ -85,25 +85,25 @@ ENVIRON = {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK":
     ids=["alone", "old torch", "a store for each attempt", "one process"],
 )
 def test_without_a_store_of_several_attempts_there_is_nothing_to_do(environ, monkeypatch):
-    assert elastic.meet(environ) is None
+    assert torchrun.meet(environ) is None
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     if environ:
-        assert ElasticEnvironment().main_port == 1
+        assert TorchrunEnvironment().main_port == 1
 
 
 def test_the_environment_leads_to_the_store_of_rank_0(monkeypatch):
     agents = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environ = {**ENVIRON, "WORLD_SIZE": "2", "MASTER_PORT": str(agents.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    started = Started([lambda rank=rank: elastic.meet({**environ, "RANK": str(rank)}, 60) for rank in (0, 1)])
+    started = Started([lambda rank=rank: torchrun.meet({**environ, "RANK": str(rank)}, 60) for rank in (0, 1)])
     first, second = started.end()
     assert (first.name, first.port) == (second.name, second.port)
     assert first.port not in (0, agents.port)
-    assert elastic.rank_in(second, {**environ, "RANK": "1"}) == Rank(1, 2, first.name)
-    assert elastic.rank_in(None, {**environ, "RANK": "1"}) == Rank(1, 2, f"x-127.0.0.1-{agents.port}")
+    assert torchrun.rank_in(second, {**environ, "RANK": "1"}) == Rank(1, 2, first.name)
+    assert torchrun.rank_in(None, {**environ, "RANK": "1"}) == Rank(1, 2, f"x-127.0.0.1-{agents.port}")
     for name, value in {**environ, "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    environment = ElasticEnvironment(second)
+    environment = TorchrunEnvironment(second)
     assert (environment.main_address, environment.main_port) == ("127.0.0.1", first.port)
     client = TCPStore("127.0.0.1", environment.main_port, is_master=False)
     client.set("a", "b")
@@ -114,4 +114,4 @@ def test_ranks_that_do_not_come_are_an_error():
     agents = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environ = {**ENVIRON, "RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(agents.port)}
     with pytest.raises(TimeoutError, match=r"^Rank 0 has waited 0 s for the other ranks of this attempt"):
-        elastic.meet({**environ, "TORCHELASTIC_USE_AGENT_STORE": "True"}, 0.2)
+        torchrun.meet({**environ, "TORCHELASTIC_USE_AGENT_STORE": "True"}, 0.2)

@@ -38,7 +38,7 @@ class Attempt:
     name: str
     """Equal in all of them, different after a restart."""
     port: int
-    """Of the store of rank 0."""
+    """Port of the store of rank 0."""
     store: TCPStore | None = None
     """The store itself, on rank 0: it is open as long as this object lives."""
 
@@ -131,8 +131,8 @@ def _too_late(rank: Rank, patience_s: float) -> TimeoutError:
     )
 
 
-class ElasticEnvironment(TorchElasticEnvironment):
-    """The environment of torchrun, with a store for each attempt; `Trainer(plugins=[ElasticEnvironment()])`.
+class TorchrunEnvironment(TorchElasticEnvironment):
+    """The environment of torchrun, with a store for each attempt; `Trainer(plugins=[TorchrunEnvironment()])`.
 
     Args:
         attempt: The attempt, if the processes have met already.

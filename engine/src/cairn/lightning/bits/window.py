@@ -1,0 +1,107 @@
+"""A global batch: the random numbers, gradients and buffers of its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from cairn.lightning.bits import norm
+from cairn.lightning.bits.buffers import Buffers
+from cairn.lightning.bits.drawing import Drawing
+from cairn.lightning.bits.gradients import Gradients
+from cairn.lightning.bits.sharded import ShardedGradients
+from cairn.lightning.bits.tree import Layout
+from cairn.lightning.bits.watched_shards import WatchedShards
+from cairn.lightning.saved import placed
+
+
+class Window:
+    """One global batch after the other.
+
+    Args:
+        trainer: The trainer.
+        layout: Which virtual ranks each process plays.
+        drawing: Random numbers of the run.
+    """
+
+    def __init__(self, trainer: Trainer, layout: Layout, drawing: Drawing) -> None:
+        self._trainer, self._drawing, self.layout = trainer, drawing, layout
+        self._module = module = trainer.lightning_module
+        self._gradients = ShardedGradients(module, layout) if layout.in_turn else Gradients(layout)
+        self._buffers = Buffers(module, layout)
+        self._is_sharded = placed.is_sharded(module)
+        self._in_step = ExitStack()
+        norm.install(trainer)
+        self._let_ddp_add_up(False)
+        self.step = self.number = self.virtual = 0
+        self._epoch = -1
+        self.counts = True
+        """Whether the batch is not a repetition."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the batch is the last one of this process in its global batch."""
+        return self.number == self.layout.per_window - 1
+
+    def begin(self, number: int, step: int) -> None:
+        """Begin a batch.
+
+        Args:
+            number: Its number among the batches of this process in their global batch.
+            step: Number of steps of the optimizer that were taken.
+        """
+        own, epoch = self.layout.own, self._trainer.current_epoch
+        self.number, self.virtual, self.counts = number, own[min(number, len(own) - 1)], number < len(own)
+        if epoch != self._epoch:
+            self._drawing.find(self._trainer)  # again in each epoch: a hook may have made generators
+            self._epoch = epoch
+        if number == 0:
+            self.step = step
+            self._gradients.begin(self._module)
+            self._buffers.begin()
+        self._gradients.begin_batch(number)
+        self._drawing.batch(self.step, self.virtual)
+
+    def end(self) -> None:
+        """End a batch."""
+        if self.is_last:
+            self._drawing.after(self.step)
+
+    def backward(self, backward: Callable[[Tensor], None], loss: Tensor) -> None:
+        """Run the backward pass of a batch; after the last one, set the gradients of all of them.
+
+        Args:
+            backward: Runs it.
+            loss: Mean over the samples of the batch, weighted by their number.
+        """
+        self._gradients.before_backward()
+        backward(loss)
+        if self.counts:
+            self._gradients.after_backward(self.virtual)
+            self._buffers.batch_ends(self.virtual)
+        if self.is_last:
+            self._gradients.finish()
+            self._buffers.finish()
+            self._drawing.optimizer_step(self.step)
+            if self._is_sharded:
+                self._in_step.enter_context(WatchedShards())
+
+    def step_ended(self) -> None:
+        """Note that the step of the optimizer has ended, with its hooks."""
+        self._in_step.close()
+
+    def release(self) -> None:
+        """Leave the trainer and the module as they were."""
+        self._in_step.close()  # an error has ended a step
+        norm.remove(self._trainer)
+        self._let_ddp_add_up(True)
+        self._gradients.remove()
+
+    def _let_ddp_add_up(self, is_on: bool) -> None:
+        model: Any = self._trainer.strategy.model
+        if hasattr(model, "require_backward_grad_sync"):
+            model.require_backward_grad_sync = is_on  # it has an order of its own
