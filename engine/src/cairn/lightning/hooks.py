@@ -34,9 +34,6 @@ from cairn.store.listener import Listener, Listeners
 from cairn.store.resume import ResumePoint
 from cairn.types import Saved
 
-_UPLOADS_S, _UPLOADS_AFTER_STOP_S = 600.0, 10.0
-"""Maximum time that the end of a fit waits for listeners, in seconds: after a signal, SIGKILL may come next."""
-
 _NOT_OURS = (
     "This checkpoint was not written by Cairn: it is resumed as Lightning does, not exactly. Settings that it holds, "
     "such as the learning rate, replace those of this run."
@@ -156,7 +153,7 @@ class EngineHooks(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last save."""
-        wait_s = max(_UPLOADS_S, Listeners(self.listeners).wait_s)
+        wait_s = Listeners(self.listeners).wait_s
         self.watch.ends(wait_s)
         why = self.engine.close()
         _close_listeners(self, finished=not why and not self.stopped_by, limit_s=wait_s)
@@ -180,7 +177,7 @@ class EngineHooks(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the saves under way arrive, except after a second Ctrl-C."""
         self._stopping.ending()
-        grace_s = max(_UPLOADS_AFTER_STOP_S, Listeners(self.listeners).grace_s)
+        grace_s = Listeners(self.listeners).grace_s
         self.watch.ends(grace_s)
         try:
             explain(exception, pl_module)

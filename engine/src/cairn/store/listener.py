@@ -14,6 +14,7 @@ from cairn.types import Mode, Saved
 
 log = logging.getLogger(__name__)
 
+_WAIT_S, _GRACE_S = 600.0, 10.0
 Links = Mapping[str, str | None]
 """Target of `last.ckpt` and `best.ckpt` by link name; None: the link does not exist."""
 
@@ -124,13 +125,13 @@ class Listeners:
 
     @property
     def wait_s(self) -> float:
-        """See `Listener`."""
-        return max((getattr(listener, "wait_s", 0.0) for listener in self._listeners), default=0.0)
+        """Maximum time that the end of a run waits for all of them, in seconds."""
+        return max((_WAIT_S, *(getattr(listener, "wait_s", 0.0) for listener in self._listeners)))
 
     @property
     def grace_s(self) -> float:
-        """See `Listener`."""
-        return max((getattr(listener, "grace_s", 0.0) for listener in self._listeners), default=0.0)
+        """The same after a signal: SIGKILL may come next."""
+        return max((_GRACE_S, *(getattr(listener, "grace_s", 0.0) for listener in self._listeners)))
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """See `Listener`. An error that the user can fix refuses the run.

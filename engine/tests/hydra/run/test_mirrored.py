@@ -15,12 +15,15 @@ from cairn.hydra.parse import mirror_address
 from cairn.hydra.run import mirrored
 from cairn.hydra.run import start as starting
 from cairn.hydra.run.start import JobContext, NothingToDo, begin
+from cairn.jobs.rendezvous import Rank
 from cairn.remote import owner
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store.catalog import Catalog
 
 
 class Notice:
+    rank = Rank()
+
     def announce(self, facts):
         self.facts = facts
 
