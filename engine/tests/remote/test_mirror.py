@@ -217,6 +217,8 @@ def test_the_end_says_what_is_where(where, tmp_path, caplog):
         ({"keep": 0}, "keep=0 must be an integer from 1, -1 for all"),
         ({"keep": 1.5}, "keep=1.5 must be"),
         ({"queue_bytes": -1}, "queue_bytes=-1 must be a size"),
+        ({"queue_bytes": "50GB"}, "queue_bytes='50GB' must be a size in bytes"),
+        ({"wait_s": "10min"}, "wait_s='10min' must be a time in seconds"),
         ({"wait_s": float("nan")}, "wait_s=nan must be a time"),
         ({"where": "s3://key:secret@bucket/a"}, "must not hold a user, a password or a query"),
     ],

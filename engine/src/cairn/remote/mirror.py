@@ -63,7 +63,7 @@ class Mirror(Listener):
         run_directory: Directory whose files travel with the checkpoints: configuration, metrics. None: none do.
 
     Raises:
-        ConfigError: A value is not one of those above, or the client of object stores is not installed.
+        ConfigError: A value is not one of those above.
     """
 
     def __init__(
