@@ -114,9 +114,8 @@ class Mirror(Listener):
             return
         session = Session(self.address, run, name)
         try:
-            bounded.call(session.open, self.address, bounded.START_S)
-            if not has_checkpoint:
-                bounded.call(session.refuse_checkpoints, self.address, bounded.START_S)
+            check = session.open if has_checkpoint else session.open_empty
+            bounded.call(check, self.address, bounded.START_S)
         except RemoteError as error:
             if error.kind != "unavailable":
                 raise ConfigError(str(error), parameter="mirror") from error
