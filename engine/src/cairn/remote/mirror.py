@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from cairn.errors import ConfigError, RemoteError, first_line
 from cairn.policy.keep import Rule
@@ -84,6 +85,10 @@ class Mirror(Listener):
         self._session: Session | None = None
         self._parts: _Parts | None = None
         self._assistant: Assistant | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
+        return {**vars(self), "_session": None, "_parts": None, "_assistant": None}
 
     @classmethod
     def with_settings(cls, where: Address, settings: MirrorSettings, run_directory: Path) -> Mirror:
