@@ -209,7 +209,7 @@ def test_an_interrupt_ends_the_wait(where, tmp_path, faults, monkeypatch, caplog
 
 def test_a_stopped_run_uploads_its_newest_checkpoint_first(where, tmp_path, faults, monkeypatch):
     """An older one that is being sent makes way: SIGKILL may come before it has arrived."""
-    run = MirroredRun(where, tmp_path / "checkpoints", keep=-1)
+    run = MirroredRun(where, tmp_path / "checkpoints", keep=-1, grace_s=60.0)
     run.idle()
     reached = threading.Event()
 

@@ -9,7 +9,7 @@ from tests.support.mirrors import mirror_checkpoint
 from tests.support.shards import commit_shards
 
 from cairn.errors import ConfigError
-from cairn.remote import layout, listed
+from cairn.remote import layout, listed, uploader
 from cairn.remote.mirror import Mirror
 from cairn.store import names
 from cairn.uploads.thread import WakingThread
@@ -217,6 +217,8 @@ def test_the_end_says_what_is_where(where, tmp_path, caplog):
         ({"keep": 0}, "keep=0 must be an integer from 1, -1 for all"),
         ({"keep": 1.5}, "keep=1.5 must be"),
         ({"queue_bytes": -1}, "queue_bytes=-1 must be a size"),
+        ({"queue_bytes": "50GB"}, "queue_bytes='50GB' must be a size in bytes"),
+        ({"wait_s": "10min"}, "wait_s='10min' must be a time in seconds"),
         ({"wait_s": float("nan")}, "wait_s=nan must be a time"),
         ({"where": "s3://key:secret@bucket/a"}, "must not hold a user, a password or a query"),
     ],
@@ -276,3 +278,18 @@ def test_the_end_waits_no_longer_than_the_user_says(where, tmp_path, monkeypatch
     monkeypatch.setattr(WakingThread, "join_with_progress", join)
     run.end(finished, limit_s)
     assert waits == [expected]
+
+
+def test_leftovers_are_removed_while_the_run_trains_but_not_at_once(where, tmp_path, monkeypatch):
+    """An earlier start that still runs may be about to create the record that needs them."""
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    made = mirror_checkpoint(run.objects, tmp_path, 7)
+    run.objects.delete([layout.stem_of(made).record])
+    run.save(0)
+    run.idle()
+    assert run.unreferenced()
+    monkeypatch.setattr(uploader, "LEFTOVERS_S", 0.0)
+    run.save(1)
+    run.idle()
+    assert run.unreferenced() == []
+    run.end()

@@ -63,7 +63,7 @@ class Mirror(Listener):
         run_directory: Directory whose files travel with the checkpoints: configuration, metrics. None: none do.
 
     Raises:
-        ConfigError: A value is not one of those above, or the client of object stores is not installed.
+        ConfigError: A value is not one of those above.
     """
 
     def __init__(
@@ -131,6 +131,7 @@ class Mirror(Listener):
 
     def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
         """Upload what the mirror lacks, and delete there what retention has deleted here; see `Listener.opened`."""
+        directory = directory.absolute()  # the program may change its working directory
         if self._session is None:
             raise ConfigError("Mirror.begin was not called: use this listener with a Checkpointer.")
         if self._parts is not None:  # another fit of the same process goes on with the same checkpoints
@@ -146,7 +147,7 @@ class Mirror(Listener):
 
     def assist(self, directory: Path, rank: int) -> None:
         """Upload the shards of this rank when rank 0 asks for it; see `Listener.assist`."""
-        self._assistant = Assistant(directory, rank, lambda: Objects(self.address))
+        self._assistant = Assistant(directory.absolute(), rank, lambda: Objects(self.address))
 
     def committed(self, saved: Saved, links: Links) -> None:
         """Upload a checkpoint; see `Listener.committed`."""

@@ -1,0 +1,66 @@
+"""A mirror belongs to one run, and one start of that run uploads to it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tests.support.mirrors import objects_at
+
+from cairn.errors import ConfigError, RemoteError
+from cairn.remote import layout, owner
+from cairn.remote.owner import Attempt, TakenOver
+
+
+@pytest.fixture(params=["memory", "file"])
+def objects(request, tmp_path):
+    return objects_at(request.param, tmp_path)
+
+
+def test_a_mirror_is_claimed_once_and_again_by_the_same_run(objects):
+    assert owner.read(objects) is None
+    owner.claim(objects, "a", "runs/a")
+    owner.claim(objects, "a", "moved/a")
+    assert (owner.read(objects).run, owner.read(objects).name) == ("a", "runs/a")
+    with pytest.raises(ConfigError, match=r"belongs to another run \(a, runs/a, since .*\): give each run an address"):
+        owner.claim(objects, "b")
+
+
+def test_of_many_runs_that_start_at_once_one_gets_the_mirror(objects):
+    def claim(number):
+        try:
+            owner.claim(objects, f"run{number}")
+        except ConfigError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(claim, range(8)))
+    assert won.count(True) == 1
+    assert owner.read(objects).run == f"run{won.index(True)}"
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"name": "a"}', b'{"run": 3}', b"\xff"])
+def test_an_owner_that_cannot_be_read_is_not_taken_for_none(objects, data):
+    objects.put(layout.OWNER, data)
+    with pytest.raises(ConfigError, match=r"owner.json of .* does not name a run"):
+        owner.claim(objects, "a")
+
+
+def test_keys_of_a_later_version_are_left_out(objects):
+    objects.put(layout.OWNER, b'{"run": "a", "name": "", "since": "", "region": "x"}')
+    owner.claim(objects, "a")
+
+
+def test_a_later_attempt_ends_the_earlier_one(objects):
+    first, second = Attempt(), Attempt()
+    first.begin(objects)
+    first.check(objects)
+    second.begin(objects)
+    with pytest.raises(TakenOver, match="another process has continued this run since"):
+        first.check(objects)
+    second.check(objects)
+
+
+def test_a_mirror_without_an_attempt_is_gone(objects):
+    with pytest.raises(RemoteError, match="is gone: the mirror was deleted, or its disk is not mounted") as caught:
+        Attempt().check(objects)
+    assert caught.value.kind == "missing"
