@@ -167,6 +167,17 @@ def test_resume_from_an_address_brings_the_run_to_its_place(place, tmp_path, mon
     assert (start.plan.saved, start.plan.path) == (made, run.path / "checkpoints" / made.name)
 
 
+def test_a_run_that_was_moved_comes_to_the_place_that_its_address_names(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirrored_run, "_address", None)
+    run, store, config = place
+    old = {**config, "paths": {"log_dir": "/first/logs", "output_dir": "/second/logs/toy/runs/one"}}
+    known = {"prefix": config["checkpoint"]["mirror"], "path": "toy/runs/one"}
+    files = files_of(old, **{"mirror.json": json.dumps(known).encode()})
+    mirror_checkpoint(store, tmp_path, 0, files, run="r1")
+    assert mirrored_run.brought(str(store.address), tmp_path / "logs").path == run.path
+    assert mirror_address.of_run(OmegaConf.create(config), run.path) == store.address
+
+
 def test_resume_from_an_address_is_refused_in_one_sentence(place, tmp_path, monkeypatch):
     run, store, config = place
     monkeypatch.setattr(mirrored_run, "_address", None)
