@@ -69,6 +69,7 @@ class Address:
         Raises:
             ConfigError: A part cannot be in an address.
         """
+        path = path.replace("\\", "")
         return parse(f"{str(self).rstrip('/')}/{path}") if path else self
 
 
