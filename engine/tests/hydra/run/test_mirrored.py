@@ -197,3 +197,21 @@ def test_resume_from_an_address_is_refused_in_one_sentence(place, tmp_path, monk
     mirror_checkpoint(store, tmp_path, 1, files_of(config), run="r1")
     run.start("toy", (), "{}", "r2")
     refused(store.address, ConfigError, r"holds another run \(r2\): move it away")
+
+
+@pytest.mark.parametrize("key", ["checkpoint.mirror", "+ckpt_path", "init_weights", "resume"])
+def test_credentials_in_an_address_are_refused_before_hydra_writes_them(key, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command_line.os, "environ", {})
+    with pytest.raises(SystemExit):
+        command_line.prepare([f"{key}='s3://user:hunter2@bucket/x'", "-m"], tmp_path)
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"Error: {key.lstrip('+')}: An address of an object store must not hold a user")
+    assert "hunter2" not in printed
+
+
+def test_credentials_in_a_file_are_refused_before_hydra_copies_it(tmp_path, capsys):
+    config = OmegaConf.create({"checkpoint": {"mirror": "s3://bucket?token=hunter2"}, "ckpt_path": "${gone}"})
+    with pytest.raises(SystemExit):
+        command_line.CheckRunDirectory().on_run_start(config)
+    assert "hunter2" not in (printed := capsys.readouterr().err)
+    assert printed.startswith("Error: checkpoint.mirror: An address")
