@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 
 import pytest
 from tests.support.mirrored_run import MirroredRun, data_name
@@ -293,3 +294,13 @@ def test_leftovers_are_removed_while_the_run_trains_but_not_at_once(where, tmp_p
     run.idle()
     assert run.unreferenced() == []
     run.end()
+
+
+def test_a_copy_has_the_arguments_and_nothing_of_the_run(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints", keep=3)
+    found = pickle.loads(pickle.dumps(run.mirror))
+    assert (found.address, found.settings) == (run.mirror.address, run.mirror.settings)
+    found.close(True, 0.0)  # it has nothing to wait for
+    run.save(0)
+    run.end()
+    assert run.mirrored() == [run.name(0)]

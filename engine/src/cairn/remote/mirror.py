@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from cairn.errors import ConfigError, RemoteError, first_line
 from cairn.policy.keep import Rule
@@ -85,6 +86,10 @@ class Mirror(Listener):
         self._parts: _Parts | None = None
         self._assistant: Assistant | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
+        return {**vars(self), "_session": None, "_parts": None, "_assistant": None}
+
     @classmethod
     def with_settings(cls, where: Address, settings: MirrorSettings, run_directory: Path) -> Mirror:
         """Return a mirror with settings that were read elsewhere."""
@@ -114,9 +119,8 @@ class Mirror(Listener):
             return
         session = Session(self.address, run, name)
         try:
-            bounded.call(session.open, self.address, bounded.START_S)
-            if not has_checkpoint:
-                bounded.call(session.refuse_checkpoints, self.address, bounded.START_S)
+            check = session.open if has_checkpoint else session.open_empty
+            bounded.call(check, self.address, bounded.START_S)
         except RemoteError as error:
             if error.kind != "unavailable":
                 raise ConfigError(str(error), parameter="mirror") from error
