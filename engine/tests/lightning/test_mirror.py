@@ -1,5 +1,7 @@
 """A run in the library that loses its disk, and goes on from its mirror."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
@@ -8,9 +10,12 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import cairn
+from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError
+from cairn.lightning.saves import Saves
 from cairn.remote import Mirror
-from cairn.store.listener import Listener
+from cairn.store.history import History
+from cairn.store.listener import Listener, Listeners
 
 
 class Net(LightningModule):
@@ -82,3 +87,41 @@ def test_a_listener_of_before_is_still_one(tmp_path):
     trainer.fit(Net(), cairn.DataLoader(TensorDataset(torch.zeros(16, 1)), batch_size=4))
     assert {"opened", "committed", "close"} <= set(old.calls)
     assert Listener.grace_s == 0.0
+
+
+@pytest.mark.parametrize(("leads", "writes", "expected"), [(False, True, [3]), (True, True, []), (False, False, [])])
+def test_only_ranks_that_write_shards_for_rank_0_help_with_uploads(tmp_path, leads, writes, expected):
+    class Helps(Listener):
+        ranks: ClassVar[list[int]] = []
+
+        def assist(self, directory, rank):
+            assert directory == tmp_path
+            self.ranks.append(rank)
+
+    Helps.ranks.clear()
+    saves = Saves(cairn.Writing(), History(tmp_path, [], None), Telemetry(), Listeners([Helps()]))
+    saves.pipeline, saves._leads = object() if writes else None, leads
+    saves.assist(3)
+    assert Helps.ranks == expected
+
+
+def test_a_fit_waits_as_long_as_a_listener_asks_for(tmp_path):
+    limits = []
+
+    class Slow(Listener):
+        wait_s, grace_s = 7200.0, 3600.0
+
+        def close(self, finished, limit_s):
+            limits.append((finished, limit_s))
+
+    def train(stop):
+        checkpoints = cairn.Checkpointer(tmp_path / f"{stop}", 2, listeners=[Slow()], writing=cairn.Writing("sync"))
+        trainer = Trainer(callbacks=[Interrupt(stop), checkpoints], max_epochs=1, **QUIET)
+        trainer.fit(Net(), cairn.DataLoader(TensorDataset(torch.zeros(16, 1)), batch_size=4))
+
+    train(None)
+    with pytest.raises(Interrupted):
+        train(2)
+    assert [finished for finished, _ in limits] == [True, False]
+    assert 3600.0 < limits[0][1] <= 7200.0
+    assert 600.0 < limits[1][1] <= 3600.0

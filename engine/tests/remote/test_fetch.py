@@ -188,6 +188,16 @@ def test_the_newest_appears_last(store, target, tmp_path, monkeypatch):
     assert bring(store, wanted).saved == made[1]
 
 
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_what_a_killed_download_has_left_is_removed(store, target, tmp_path, is_folder):
+    made = mirror_checkpoint(store, tmp_path, 0)
+    target.directory.mkdir(parents=True)
+    left = target.directory / names.attempt_name(made.name, "0" * 16)
+    left.mkdir() if is_folder else left.touch()
+    assert bring(store, target).saved == made
+    assert not left.exists()
+
+
 def test_a_store_that_fails_in_between_leaves_nothing(store, target, tmp_path, monkeypatch):
     mirror_checkpoint(store, tmp_path, 0)
 

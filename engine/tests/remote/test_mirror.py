@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 
 import pytest
 from tests.support.mirrored_run import MirroredRun, data_name
@@ -217,6 +218,8 @@ def test_the_end_says_what_is_where(where, tmp_path, caplog):
         ({"keep": 0}, "keep=0 must be an integer from 1, -1 for all"),
         ({"keep": 1.5}, "keep=1.5 must be"),
         ({"queue_bytes": -1}, "queue_bytes=-1 must be a size"),
+        ({"queue_bytes": "50GB"}, "queue_bytes='50GB' must be a size in bytes"),
+        ({"wait_s": "10min"}, "wait_s='10min' must be a time in seconds"),
         ({"wait_s": float("nan")}, "wait_s=nan must be a time"),
         ({"where": "s3://key:secret@bucket/a"}, "must not hold a user, a password or a query"),
     ],
@@ -291,3 +294,13 @@ def test_leftovers_are_removed_while_the_run_trains_but_not_at_once(where, tmp_p
     run.idle()
     assert run.unreferenced() == []
     run.end()
+
+
+def test_a_copy_has_the_arguments_and_nothing_of_the_run(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints", keep=3)
+    found = pickle.loads(pickle.dumps(run.mirror))
+    assert (found.address, found.settings) == (run.mirror.address, run.mirror.settings)
+    found.close(True, 0.0)  # it has nothing to wait for
+    run.save(0)
+    run.end()
+    assert run.mirrored() == [run.name(0)]

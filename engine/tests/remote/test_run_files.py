@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +156,16 @@ def test_a_file_that_disappears_is_left_out(tmp_path, store, files):
         store.put(name, data)
 
     assert [item.path for item in files.upload(put)] == ["a.txt"]
+
+
+@pytest.mark.parametrize("how", ["relative", "link"])
+def test_checkpoints_are_not_run_files_however_they_are_named(tmp_path, store, monkeypatch, how):
+    run, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "a.ckpt").write_text("large")
+    (run / "config.yaml").write_text("a: 1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(run)
+    named = {"relative": "run/checkpoints", "link": "link/checkpoints"}[how]
+    files = RunFiles(run, Path(named), ErrorsOnce("Mirror"))
+    assert contents(store, files) == {"config.yaml": b"a: 1"}

@@ -188,3 +188,9 @@ def test_brackets_in_the_configuration_are_not_markup():
 def test_a_value_that_yaml_does_not_know_is_shown_as_text():
     lines = shown(summary.show_config, {"data": {"root": Path("a") / "b", "size": 3}})
     assert [line.split("  ")[-1].removeprefix("└── ") for line in lines[1:]] == ["data", "root: a/b", "size: 3"]
+
+
+def test_the_address_of_a_mirror_is_shown(here):
+    lines = shown(summary.show_report, report(here, mirror="s3://bucket/mine/run"))
+    assert cells(lines, "mirror") == ["mirror", "s3://bucket/mine/run"]
+    assert not any(line.startswith("mirror") for line in shown(summary.show_report, report(here)))

@@ -222,3 +222,18 @@ def test_a_directory_without_a_shard_cannot_be_added(folder):
     with pytest.raises(FileNotFoundError):
         outbox.add(saved)
     assert list(outbox.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_manifest_of_a_deleted_checkpoint_is_kept_as_it_was(folder, monkeypatch, has_links):
+    def refuse(*args, **kwargs):
+        raise PermissionError("no links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    saved, outbox = commit(folder), Outbox(folder, names.OUTBOX)
+    text = (folder / names.manifest_name(saved.name)).read_bytes()
+    outbox.add(saved)
+    delete_checkpoint(folder, saved.name)
+    assert outbox.text(saved.name) == text
+    assert b"world_size" in text

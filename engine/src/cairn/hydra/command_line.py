@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cairn import extras, opening, whitelist
+from cairn import extras, whitelist
 from cairn.errors import CairnError, ConfigError
-from cairn.hydra.command import help_screen, mirrored_run, overrides
+from cairn.hydra.command import checks, help_screen, mirrored_run, overrides
 from cairn.hydra.command.arguments import Arguments, existing, file, run_dir, unliteral, unquoted
 from cairn.hydra.command.overrides import key as key
 from cairn.hydra.command.overrides import merge as merge
@@ -33,7 +34,6 @@ from cairn.jobs.run_name import run_name
 from cairn.remote.address import is_address
 from cairn.runs.directory import RunDirectory, find, newest
 from cairn.runs.files_before import FilesBefore
-from cairn.store import disk
 from cairn.store.catalog import Catalog
 
 ROOT = "PROJECT_ROOT"
@@ -76,6 +76,9 @@ def prepare(argv: list[str], root: Path, config_path: str = "configs", config_na
         raise SystemExit(0)
     try:
         given = _without_trust(given)
+        typed = {key(item): unquoted(item.partition("=")[2]) for item in given.overrides}
+        if why := mirrored_run.why_refused(typed.get):
+            raise ConfigError(why)
         found = overrides.renamed([_as_hydra_reads(item) for item in given.overrides])
         if is_ours:
             source = Source(configs, config_name)
@@ -222,10 +225,12 @@ class CheckRunDirectory(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the directory of a run, and remember what Hydra is about to write there, see `put_back`."""
         global _written_by_hydra
+        if why := mirrored_run.why_refused(partial(OmegaConf.select, config, throw_on_resolution_failure=False)):
+            checks.refuse(why)
         run = RunDirectory(Path(unliteral(str(config.hydra.run.dir))))
-        _check_directory(Path(config.hydra.run.dir), "hydra.run.dir")
+        checks.directory(Path(config.hydra.run.dir), "hydra.run.dir")
         # Hydra opens these by their names. A link would let it write to the file behind it.
-        _check_files([*run.path.glob("*.log"), *run.path.glob(".hydra/*")], [run.path / ".hydra"])
+        checks.files([*run.path.glob("*.log"), *run.path.glob(".hydra/*")], [run.path / ".hydra"])
         if config.hydra.output_subdir is not None and run.record_file.is_file():
             folder = run.path / str(config.hydra.output_subdir)
             _written_by_hydra = FilesBefore([folder / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")])
@@ -244,10 +249,10 @@ class CheckRunDirectory(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the launcher and the directory of a sweep."""
         if str(config.hydra.launcher.get("_target_")).startswith(plugins.LAUNCHERS) and not plugins.is_installed():
-            _refuse(f"this hydra/launcher needs more packages: {extras.how_to_install('slurm')}")
+            checks.refuse(f"this hydra/launcher needs more packages: {extras.how_to_install('slurm')}")
         sweep = Path(config.hydra.sweep.dir)
-        _check_directory(sweep, "hydra.sweep.dir")
-        _check_files([sweep / "multirun.yaml"], [])
+        checks.directory(sweep, "hydra.sweep.dir")
+        checks.files([sweep / "multirun.yaml"], [])
 
 
 _written_by_hydra: FilesBefore | None = None
@@ -258,26 +263,6 @@ def put_back() -> None:
     """Put back the files that Hydra has written for a start that was refused."""
     if _written_by_hydra is not None:
         _written_by_hydra.put_back()
-
-
-_FIRST_BYTES = 30_000
-"""Enough for the files with the configuration, which Hydra and the start of a run write."""
-
-
-def _check_directory(path: Path, key: str) -> None:
-    if why := disk.why_unwritable(path, _FIRST_BYTES):
-        _refuse(f"{key}={path} cannot be written: {why}. Choose another directory, or set paths.log_dir=DIR.")
-
-
-def _check_files(files: Sequence[Path], folders: Sequence[Path]) -> None:
-    odd = [*opening.links_among(files), *(folder for folder in folders if folder.is_symlink())]
-    if odd:
-        _refuse(f"{odd[0]} is a link or not a regular file, and this run would write to it. Move it away.")
-
-
-def _refuse(message: str) -> None:
-    print(f"Error: {message}", file=sys.stderr)
-    raise SystemExit(1)
 
 
 def announce_children(**facts: str | None) -> None:

@@ -63,11 +63,13 @@ class Address:
         """Return an address below this one.
 
         Args:
-            path: Parts with slashes between them.
+            path: Parts with slashes between them. A backslash is left out: Hydra writes it before some characters in
+                the name of a job, and stores take it for a slash.
 
         Raises:
             ConfigError: A part cannot be in an address.
         """
+        path = path.replace("\\", "")
         return parse(f"{str(self).rstrip('/')}/{path}") if path else self
 
 
@@ -101,6 +103,8 @@ def parse(text: str) -> Address:
         raise ConfigError(
             f"{text} cannot be an address: it contains a part {'..' if '..' in parts else '.'}. Remove it."
         )
+    if "\\" in rest and scheme != "file":  # Azure, among others
+        raise ConfigError(f"{text} cannot be an address: it contains a backslash, which stores take for a slash.")
     if scheme == "file":
         if not rest.startswith("/"):
             raise ConfigError(f"{text} does not name a directory: write three slashes, as in file:///disk/mirror.")

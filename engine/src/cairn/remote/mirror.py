@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from cairn.errors import ConfigError, RemoteError, first_line
 from cairn.policy.keep import Rule
@@ -63,7 +64,7 @@ class Mirror(Listener):
         run_directory: Directory whose files travel with the checkpoints: configuration, metrics. None: none do.
 
     Raises:
-        ConfigError: A value is not one of those above, or the client of object stores is not installed.
+        ConfigError: A value is not one of those above.
     """
 
     def __init__(
@@ -84,6 +85,10 @@ class Mirror(Listener):
         self._session: Session | None = None
         self._parts: _Parts | None = None
         self._assistant: Assistant | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
+        return {**vars(self), "_session": None, "_parts": None, "_assistant": None}
 
     @classmethod
     def with_settings(cls, where: Address, settings: MirrorSettings, run_directory: Path) -> Mirror:
@@ -114,9 +119,8 @@ class Mirror(Listener):
             return
         session = Session(self.address, run, name)
         try:
-            bounded.call(session.open, self.address, bounded.START_S)
-            if not has_checkpoint:
-                bounded.call(session.refuse_checkpoints, self.address, bounded.START_S)
+            check = session.open if has_checkpoint else session.open_empty
+            bounded.call(check, self.address, bounded.START_S)
         except RemoteError as error:
             if error.kind != "unavailable":
                 raise ConfigError(str(error), parameter="mirror") from error
@@ -131,6 +135,7 @@ class Mirror(Listener):
 
     def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
         """Upload what the mirror lacks, and delete there what retention has deleted here; see `Listener.opened`."""
+        directory = directory.absolute()  # the program may change its working directory
         if self._session is None:
             raise ConfigError("Mirror.begin was not called: use this listener with a Checkpointer.")
         if self._parts is not None:  # another fit of the same process goes on with the same checkpoints
@@ -146,7 +151,7 @@ class Mirror(Listener):
 
     def assist(self, directory: Path, rank: int) -> None:
         """Upload the shards of this rank when rank 0 asks for it; see `Listener.assist`."""
-        self._assistant = Assistant(directory, rank, lambda: Objects(self.address))
+        self._assistant = Assistant(directory.absolute(), rank, lambda: Objects(self.address))
 
     def committed(self, saved: Saved, links: Links) -> None:
         """Upload a checkpoint; see `Listener.committed`."""

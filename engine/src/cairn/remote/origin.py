@@ -26,7 +26,7 @@ from cairn.remote.listed import Listed
 from cairn.remote.objects import Objects
 from cairn.remote.progress_bar import Bar
 from cairn.remote.record import Record
-from cairn.store import names
+from cairn.store import disk, names
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +77,15 @@ def fetched(text: str, folder: Path) -> Path:
         MissingFileError: There is no such checkpoint.
         CheckpointError: It is damaged.
     """
+    parse(text)
     own = folder / hashlib.sha256(text.encode()).hexdigest()[:8]
     if there := sorted(own.glob("whole/*.ckpt")):
         return there[0]
-    return fetch_one(text, own / "whole")
+    disk.make_directory(own)
+    with disk.locked(own):  # several processes of a node may fetch at once
+        if there := sorted(own.glob("whole/*.ckpt")):
+            return there[0]
+        return fetch_one(text, own / "whole")
 
 
 def fetch_one(text: str, folder: Path) -> Path:

@@ -150,12 +150,20 @@ def _files(folder: Path, run: Path, checkpoints: Path) -> Iterator[Path]:
         if (entry.name.startswith(".") and entry.name != _HYDRA) or entry.name == names.PROBE:
             continue
         if entry.is_dir(follow_symlinks=False):
-            is_skipped = path == checkpoints or (folder == run and entry.name == _START)
+            is_skipped = _is_same(path, checkpoints) or (folder == run and entry.name == _START)
             # W&B's client has its own files in folders; those of the run that `sync` sends lie next to them.
             if not is_skipped and folder != run / _WANDB:
                 yield from _files(path, run, checkpoints)
         elif entry.is_file(follow_symlinks=False):
             yield path
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one directory: either may be relative, or go through a link."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def _continues(file: BinaryIO, known: _Known, identity: tuple[int, ...]) -> bool:

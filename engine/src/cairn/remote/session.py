@@ -47,13 +47,14 @@ class Session:
         self._attempt.begin(objects)
         self._objects = objects
 
-    def refuse_checkpoints(self) -> None:
-        """Check that the mirror holds no checkpoint: this start begins without one, and would replace them.
+    def open_empty(self) -> None:
+        """Open a mirror that holds no checkpoint: this start begins without one, and would replace them.
 
         Raises:
-            ConfigError: It does.
+            ConfigError: It holds one, or belongs to another run.
             RemoteError: It cannot be used.
         """
+        self.open()
         if stems := listed.look(self.objects).stems:
             raise ConfigError(
                 f"{self.address} holds checkpoints of this run (the newest is {stems[-1].name}), and this start begins "

@@ -43,13 +43,13 @@ class MirrorSettings:
                 f"keep={self.keep!r} must be an integer from 1, -1 for all, or None for what the local disk keeps.",
                 parameter="keep",
             )
-        if self.queue_bytes is not None and not self.queue_bytes >= 0:
+        if self.queue_bytes is not None and not _is_amount(self.queue_bytes):
             raise ConfigError(
                 f"queue_bytes={self.queue_bytes!r} must be a size in bytes, or None for no limit.",
                 parameter="queue_bytes",
             )
         for name in ("wait_s", "grace_s"):
-            if not getattr(self, name) >= 0:
+            if not _is_amount(getattr(self, name)):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be a time in seconds.", parameter=name)
 
     def selects(self, saved: Saved, links: Links, ends: bool = False) -> bool:
@@ -63,6 +63,10 @@ class MirrorSettings:
         if saved.number % self.every == 0 or links.get(names.BEST) == saved.name:
             return True
         return ends and links.get(names.LAST) == saved.name
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 def _is_count(value: object) -> bool:

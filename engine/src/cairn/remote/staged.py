@@ -4,7 +4,7 @@
     2  epoch_000_batch_000150.ckpt                          renamed: `commit`
     3  epoch_000_batch_000150.json                          the manifest: COMMITTED
 
-A crash leaves hidden names and perhaps a file without a manifest, which the next start deletes.
+A crash leaves hidden names, and perhaps a file without a manifest, which the next download or start deletes.
 """
 
 from __future__ import annotations
@@ -106,6 +106,9 @@ def is_there(directory: Path, saved: Saved) -> bool:
 
 def _make_room(directory: Path, saved: Saved) -> None:
     disk.make_directory(directory)
+    for path in directory.iterdir():  # a download of the same checkpoint that was killed
+        if path.name.startswith(f".{saved.name}.") and names.is_temp(path.name):
+            disk.remove(path)
     if saved.num_bytes > (free := disk.free_bytes(directory)):
         raise ResumeError(
             f"{saved.name} has {format_bytes(saved.num_bytes)}, and only {format_bytes(free)} are free in {directory}: "

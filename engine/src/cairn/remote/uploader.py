@@ -75,14 +75,14 @@ class Uploader:
 
     def missing(self) -> list[Saved]:
         """The checkpoints that the mirror should hold and does not hold, oldest first."""
-        there = set(self._actions.mirrored.saved)  # a copy in one step: the other thread may change it
+        there = self._actions.mirrored.saved.copy()  # in one step: the other thread may change it
         found = [saved for stem, saved in self._state.wanted().to_upload().items() if stem not in there]
         return sorted(found, key=lambda saved: saved.position)
 
     @property
     def newest(self) -> Saved | None:
         """The newest checkpoint that the mirror holds."""
-        there = dict(self._actions.mirrored.saved)
+        there = self._actions.mirrored.saved.copy()
         return there[max(there)] if there else None
 
     # Called by the thread of the mirror

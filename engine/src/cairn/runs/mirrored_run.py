@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cairn import bounded_yaml
+from cairn import bounded_yaml, records
 from cairn.errors import CheckpointError, ConfigError, RemoteError, ResumeError
 from cairn.remote import local_files, origin, start
 from cairn.remote.address import run_path
@@ -14,6 +15,9 @@ from cairn.remote.record import Record, RunFile
 from cairn.remote.start import Found
 from cairn.runs.directory import RunDirectory
 from cairn.store import disk
+
+ADDRESS_FILE = "mirror.json"
+"""Run file that keeps the address of a run: `prefix` and `path`."""
 
 
 def bring(text: str, logs: Path, to: Path | None = None, what: str = "") -> tuple[RunDirectory, Found]:
@@ -40,7 +44,7 @@ def bring(text: str, logs: Path, to: Path | None = None, what: str = "") -> tupl
     found = start.look(named.run)
 
     def use(objects: Objects, record: Record) -> RunDirectory:
-        run = RunDirectory(to or logs / _path(objects, record, named.run.name))
+        run = RunDirectory(to or logs / _path(objects, record))
         disk.make_directory(run.path)
         with disk.locked(run.path):  # the processes of a run may all be here
             if (own := run.record()) is not None and own.id != found.run:
@@ -61,17 +65,24 @@ def bring(text: str, logs: Path, to: Path | None = None, what: str = "") -> tupl
     return run, found
 
 
-def _path(objects: Objects, record: Record, name: str) -> str:
-    """Return the path of the run below the directory of all runs."""
-    paths = next((_paths(objects, item) for item in record.files if item.path == local_files.CONFIG), {})
+def _path(objects: Objects, record: Record) -> str:
+    """Return the path of the run below the directory of all runs: what its address has after `checkpoint.mirror`."""
+    files = {item.path: item for item in record.files}
+    if (item := files.get(ADDRESS_FILE)) is not None:
+        known = _values(records.parse, objects, item)
+        path = str(known.get("path") or "")
+        if path and str(objects.address) == f"{known.get('prefix')}/{path}":
+            return path
+    item = files.get(local_files.CONFIG)
+    paths = _values(bounded_yaml.parse, objects, item).get("paths") if item is not None else None
+    paths = paths if isinstance(paths, dict) else {}
     # A run directory that lay elsewhere is known by its name.
-    return run_path(str(paths.get("output_dir") or ""), str(paths.get("log_dir") or "")) or name
+    return run_path(str(paths.get("output_dir") or ""), str(paths.get("log_dir") or "")) or objects.address.name
 
 
-def _paths(objects: Objects, item: RunFile) -> dict[str, Any]:
+def _values(parse: Callable[[str], Any], objects: Objects, item: RunFile) -> dict[str, Any]:
     try:
-        found = bounded_yaml.parse(local_files.read(objects, item).decode())
+        found = parse(local_files.read(objects, item).decode())
     except ValueError as error:
-        raise CheckpointError(f"its config.yaml cannot be read ({error})") from error
-    paths = found.get("paths") if isinstance(found, dict) else None
-    return paths if isinstance(paths, dict) else {}
+        raise CheckpointError(f"its {item.path} cannot be read ({error})") from error
+    return found if isinstance(found, dict) else {}

@@ -62,6 +62,8 @@ class RunReport:
     """Training time of the run, in seconds, including what saving has cost; None if it is not known."""
     spent: TimeSpent | None = None
     """What the time of the run was spent on, over all attempts; None if they are not recorded."""
+    mirror: str = ""
+    """Address of the copy in an object store; empty if there is none."""
     more: str = ""
     """Override without which a resume would end at once."""
 
@@ -245,6 +247,8 @@ def _cost(report: RunReport) -> str:
 
 def _facts(report: RunReport) -> list[tuple[str, str]]:
     facts = [("run", f"{relative(report.run)} ({report.status})")]
+    if report.mirror:
+        facts.append(("mirror", report.mirror))
     best = next((item for item in report.saved if item.name == report.best), None)
     if best is not None:
         facts.append(

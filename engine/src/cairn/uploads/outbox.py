@@ -74,7 +74,7 @@ class Outbox:
             note = self._note(saved.name)
             try:
                 note.unlink(missing_ok=True)
-                os.link(self.checkpoints / note.name, note)  # the manifest, with its provenance, without reading it
+                _link(self.checkpoints / note.name, note)  # the manifest as it is, with its provenance
             except OSError:
                 with opening.new_file(note) as file:
                     file.write(manifest.dump(saved, {}).encode())

@@ -170,6 +170,17 @@ def test_resume_from_an_address_brings_the_run_to_its_place(place, tmp_path, mon
     assert (start.plan.saved, start.plan.path) == (made, run.path / "checkpoints" / made.name)
 
 
+def test_a_run_that_was_moved_comes_to_the_place_that_its_address_names(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirrored_run, "_address", None)
+    run, store, config = place
+    old = {**config, "paths": {"log_dir": "/first/logs", "output_dir": "/second/logs/toy/runs/one"}}
+    known = {"prefix": config["checkpoint"]["mirror"], "path": "toy/runs/one"}
+    files = files_of(old, **{"mirror.json": json.dumps(known).encode()})
+    mirror_checkpoint(store, tmp_path, 0, files, run="r1")
+    assert mirrored_run.brought(str(store.address), tmp_path / "logs").path == run.path
+    assert mirror_address.of_run(OmegaConf.create(config), run.path) == store.address
+
+
 def test_resume_from_an_address_is_refused_in_one_sentence(place, tmp_path, monkeypatch):
     run, store, config = place
     monkeypatch.setattr(mirrored_run, "_address", None)
@@ -189,3 +200,21 @@ def test_resume_from_an_address_is_refused_in_one_sentence(place, tmp_path, monk
     mirror_checkpoint(store, tmp_path, 1, files_of(config), run="r1")
     run.start("toy", (), "{}", "r2")
     refused(store.address, ConfigError, r"holds another run \(r2\): move it away")
+
+
+@pytest.mark.parametrize("key", ["checkpoint.mirror", "+ckpt_path", "init_weights", "resume"])
+def test_credentials_in_an_address_are_refused_before_hydra_writes_them(key, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command_line.os, "environ", {})
+    with pytest.raises(SystemExit):
+        command_line.prepare([f"{key}='s3://user:hunter2@bucket/x'", "-m"], tmp_path)
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"Error: {key.lstrip('+')}: An address of an object store must not hold a user")
+    assert "hunter2" not in printed
+
+
+def test_credentials_in_a_file_are_refused_before_hydra_copies_it(tmp_path, capsys):
+    config = OmegaConf.create({"checkpoint": {"mirror": "s3://bucket?token=hunter2"}, "ckpt_path": "${gone}"})
+    with pytest.raises(SystemExit):
+        command_line.CheckRunDirectory().on_run_start(config)
+    assert "hunter2" not in (printed := capsys.readouterr().err)
+    assert printed.startswith("Error: checkpoint.mirror: An address")

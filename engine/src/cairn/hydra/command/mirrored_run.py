@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from cairn.errors import ResumeError
-from cairn.remote import origin
+from cairn.errors import ConfigError, ResumeError
+from cairn.remote import address, origin
 from cairn.remote.address import Address
 from cairn.runs import mirrored_run
 from cairn.runs.directory import RunDirectory
 
 _address: Address | None = None
+_KEYS = ("checkpoint.mirror", "ckpt_path", "init_weights", "resume")
+"""Keys that may hold an address."""
+
+
+def why_refused(find: Callable[[str], object]) -> str:
+    """Return what is wrong with an address, such as a password in it, before Hydra writes it to a file; or nothing.
+
+    Args:
+        find: Returns the value of a key; None: it has none.
+    """
+    for key in _KEYS:
+        value = find(key)
+        if isinstance(value, str) and address.is_address(value):
+            try:
+                address.parse(value)
+            except ConfigError as error:
+                return f"{key}: {error}"
+    return ""
 
 
 def resumed_address() -> Address | None:

@@ -18,9 +18,9 @@ from cairn.hydra.parse.objects import in_yaml
 from cairn.records import RecordError
 from cairn.remote import address
 from cairn.remote.address import Address, run_path
+from cairn.runs.mirrored_run import ADDRESS_FILE
 from cairn.store import disk
 
-FILE = "mirror.json"
 _MOST_BYTES = 2**16
 
 
@@ -74,7 +74,7 @@ def keep(config: DictConfig, run: Path, resumed: Address | None) -> None:
     if found == _known(run):
         return
     try:
-        disk.put(run / FILE, (json.dumps(asdict(found)) + "\n").encode())
+        disk.put(run / ADDRESS_FILE, (json.dumps(asdict(found)) + "\n").encode())
     except OSError as error:
         raise ConfigError(f"The run directory {run} cannot be written: {error.strerror}.") from error
 
@@ -99,7 +99,7 @@ def _joined(prefix: Address, path: str) -> Address:
 
 
 def _known(run: Path) -> _Known | None:
-    path = run / FILE
+    path = run / ADDRESS_FILE
     if not os.path.lexists(path):
         return None
     try:

@@ -21,6 +21,7 @@ from cairn.hydra.run.outcome import Outcome, describe, is_for_users
 from cairn.hydra.run.start import Start
 from cairn.jobs.signals import Interruption
 from cairn.lightning.agreement import TIME_LIMIT
+from cairn.remote.mirror import Mirror
 from cairn.runs import attempts, goodput, status, summary, terminal
 from cairn.runs.directory import RunDirectory
 from cairn.runs.goodput import TimeSpent
@@ -126,6 +127,7 @@ def _summary(start: Start, built: Built, outcome: Outcome) -> summary.RunReport:
         test=outcome.test,
         spent=_spent(start, outcome, checkpoints.newest),
         **(asdict(checkpoints.cost) if checkpoints.cost else {}),
+        mirror=next((str(item.address) for item in checkpoints.listeners if isinstance(item, Mirror)), ""),
         more=_override_to_extend(start, built, outcome),
     )
 
