@@ -63,7 +63,8 @@ def _transfers(raw: Mapping[str, Any], kind: str, size: int, field: str = "wall_
 
 
 def _error(raw: Mapping[str, Any], kind: str, way: str) -> str:
-    errors = [item["error"] for item in raw["runs"] if (item["part"], item["way"]) == (kind, way) if item.get("error")]
+    found = [item for item in raw["runs"] if (item["part"], item.get("way")) == (kind, way)]
+    errors = [item["error"] for item in found if item.get("error")]
     return f"not measured: {errors[0]}" if errors else "not measured"
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,10 @@ def _boto3_upload(address: str, folder: Path) -> Callable[[], Any]:
 
 
 def _lightning_save(address: str, folder: Path) -> Callable[[], Any]:
-    import s3fs  # noqa: F401 - imported before the clock starts, as the other programs are
     import torch
     from lightning.fabric.plugins.io import TorchCheckpointIO
 
+    import_module("s3fs")  # before the clock starts, as the other programs
     state = torch.load(folder / FILE, weights_only=True)
     return lambda: TorchCheckpointIO().save_checkpoint(state, f"{address}/lightning.ckpt")
 
