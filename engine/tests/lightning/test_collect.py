@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.support import failing_ranks
-from tests.support.failing_ranks import PATIENT_S, two_ranks
+from tests.support.failing_ranks import two_ranks
 
 from cairn.lightning import collect
 
@@ -24,8 +24,8 @@ def found(tmp_path_factory):
     def work(rank):
         return [failing_ranks.fit(folder / str(number), *options) for number, options in enumerate(FITS)]
 
-    with two_ranks(work) as queue:
-        said = dict(queue.get(timeout=PATIENT_S) for _ in range(2))
+    with two_ranks(work) as answers:
+        said = answers()
     assert not any(isinstance(one, str) for one in said.values()), said
     return said
 
@@ -72,7 +72,7 @@ def test_what_fails_on_one_rank_in_a_step_ends_both(tmp_path, strategy, manual, 
     def work(own):
         return failing_ranks.fit(tmp_path, strategy, manual, False, [failing_ranks.FailsIn(hook, rank)])
 
-    with two_ranks(work) as queue:
-        said = dict(queue.get(timeout=PATIENT_S) for _ in range(2))
+    with two_ranks(work) as answers:
+        said = answers()
     assert said[rank] == "Fault: no disk"
     assert isinstance(said[1 - rank], str), "its connection to the other rank ends"

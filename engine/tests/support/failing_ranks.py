@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import torch
@@ -255,8 +257,8 @@ def fit(
 
 
 @contextmanager
-def two_ranks(work: Callable[[int], Any]) -> Iterator[Any]:
-    """Fork two ranks that do some work; yield a queue of (rank, what it has returned)."""
+def two_ranks(work: Callable[[int], Any]) -> Iterator[Callable[[], dict[int, Any]]]:
+    """Fork two ranks that do some work; yield a function that waits for what each of them has returned, by its rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -265,8 +267,21 @@ def two_ranks(work: Callable[[int], Any]) -> Iterator[Any]:
     started = [forks.Process(target=_rank, args=(queue, rank, port, work)) for rank in (0, 1)]
     for process in started:
         process.start()
+
+    def said() -> dict[int, Any]:
+        found: dict[int, Any] = {}
+        until = time.monotonic() + PATIENT_S
+        while len(found) < 2 and time.monotonic() < until:
+            ended = [process.exitcode for process in started]  # before looking: a rank answers before it ends
+            try:
+                found |= [queue.get(timeout=0.2)]
+            except Empty:
+                assert None in ended, f"the ranks have ended with {ended} and said {found}"
+        assert len(found) == 2, f"only ranks {sorted(found)} have answered in {PATIENT_S} s"
+        return found
+
     try:
-        yield queue
+        yield said
     finally:
         for process in started:
             process.kill()
