@@ -9,7 +9,7 @@ step                gradients of all processes are added up; buffers follow v = 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cairn.data.loader import DataLoader
 from cairn.data.virtual_ranks import use_virtual_ranks
-from cairn.lightning.bits import refused
+from cairn.lightning.bits import exchanging, refused
 from cairn.lightning.bits.collected import Collected
 from cairn.lightning.bits.evaluation import Evaluation
 from cairn.lightning.bits.kept import Kept
@@ -114,6 +114,10 @@ class VirtualRanks:
         with collected.batch((0, current.virtual), current.counts):
             yield
         current.end()
+
+    def training_step(self) -> AbstractContextManager[None]:
+        """Context of `training_step`, which may not exchange anything with other processes."""
+        return exchanging.refused(self.trainer)
 
     def backward(self, backward: Callable[[Tensor], None], loss: Tensor) -> None:
         """Run the backward pass of a batch; after the last one of a global batch, set the gradients of all of them.

@@ -205,7 +205,8 @@ class WeightedOptimization(_AutomaticOptimization):
             super()._on_before_zero_grad(optimizer)
 
     def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
-        result = super()._training_step(kwargs)
+        with contextlib.nullcontext() if self._virtual_ranks is None else self._virtual_ranks.training_step():
+            result = super()._training_step(kwargs)
         epoch_loop = self.trainer.fit_loop.epoch_loop
         if result.closure_loss is None and self._virtual_ranks is not None:
             raise ConfigError(
