@@ -42,6 +42,8 @@ class VirtualRanks:
         self._adopted: list[DataLoader] = []
         self.batch_idx = 0
         """Number of the batch in the epoch, as one process would count it."""
+        self.of_global_batch = range(1)
+        """Numbers of the batches of its global batch."""
         self._collected: Collected | None = None
 
     @property
@@ -89,15 +91,7 @@ class VirtualRanks:
             self._window = None
 
     def evaluation(self, results: Any, loaders: Sequence[Any]) -> Evaluation:
-        """Begin with the loaders of a validation or a test.
-
-        Args:
-            results: What `self.log` collects there.
-            loaders: The loaders.
-
-        Raises:
-            ConfigError: They divide their samples in another way on each number of processes.
-        """
+        """Begin with the loaders of a validation or a test; arguments and errors are those of `Evaluation`."""
         return Evaluation(self.trainer, results, loaders, self.kept)
 
     @contextmanager
@@ -110,7 +104,9 @@ class VirtualRanks:
         """
         current, collected = self._current()
         current.begin(number, self.trainer.global_step)
-        self.batch_idx = window * current.layout.num_virtual + current.virtual
+        num_virtual = current.layout.num_virtual
+        self.of_global_batch = range(window * num_virtual, (window + 1) * num_virtual)
+        self.batch_idx = self.of_global_batch[current.virtual]
         with collected.batch((0, current.virtual), current.counts):
             yield
         current.end()

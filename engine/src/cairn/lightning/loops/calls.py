@@ -112,6 +112,7 @@ class VirtualRanks(Protocol):
     def deal(self, dealt: Any) -> None: ...
 
     batch_idx: int
+    of_global_batch: range
 
     def batch(self, number: int, window: int) -> AbstractContextManager[None]: ...
 
