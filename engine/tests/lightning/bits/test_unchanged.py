@@ -58,3 +58,26 @@ def test_any_other_change_is_noticed(dtype, shape):
     else:
         with pytest.raises(ConfigError, match=TEXT.format("weight")):
             unchanged.check(1, is_last=True)
+
+
+class Counts(nn.Module):
+    """Counts its batches; one number stays, and one is not a number that code outside reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_batches, self.rate, self._private = 0, float("nan"), 0
+
+    def step(self):
+        self.num_batches += 1
+        self._private += 1
+
+
+def test_a_number_that_batches_count_is_named():
+    module = nn.Module()
+    module.part = Counts()
+    unchanged = Unchanged(module)
+    unchanged.check(1)
+    module.part.step()
+    text = r"^part\.num_batches: changes in each batch, .* use self\.global_step, or keep it in a buffer"
+    with pytest.warns(UserWarning, match=text):
+        unchanged.check(1, is_last=True)

@@ -1,20 +1,23 @@
-"""Parameters change in steps of the optimizer only: a process works on as many batches as it has virtual ranks.
+"""Parameters and attributes that batches change: a process works on as many batches as it has virtual ranks.
 
 A teacher that follows the model by a moving average in `training_step` or `on_train_batch_end` would take 12 steps in a
 global batch on one process, and 6 on two. It is noticed in the first global batch in which a process has several ones.
+So is a number that batches count or average in an attribute: it may be a mere display, so that is a warning.
 """
 
 from __future__ import annotations
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from cairn.errors import ConfigError
+from cairn.lightning.reading import modules
 
 
 class Unchanged:
-    """The parameters of a module during its first global batch.
+    """The parameters and attributes of a module during its first global batch.
 
     Args:
         module: The module.
@@ -23,10 +26,11 @@ class Unchanged:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._before: dict[str, int] | None = None
+        self._attributes: dict[str, str] = {}
         self._is_done = False
 
     def check(self, number: int, is_last: bool = False) -> None:
-        """Compare the parameters with those that the second batch began with.
+        """Compare parameters and attributes with those that the second batch began with.
 
         What the first one changes may be the same on each process, such as weights that it clips.
 
@@ -48,7 +52,26 @@ class Unchanged:
                 f" which is called once in a global batch, or use elastic='samples'.",
                 parameter="elastic",
             )
+        if self._before is None:
+            self._attributes = self._numbers()
+        elif changed := [name for name, value in self._numbers().items() if self._attributes.get(name, value) != value]:
+            self._attributes = {}
+            rank_zero_warn(
+                f"{', '.join(changed[:5])}: changes in each batch, and elastic='bits' gives each process another number"
+                f" of batches. If the training depends on it, use self.global_step, or keep it in a buffer"
+                f" (register_buffer), which follows virtual rank 0."
+            )
         self._before, self._is_done = before, is_last
+
+    def _numbers(self) -> dict[str, str]:
+        """Return the public attributes that are plain numbers, as text: NaN is equal to itself."""
+        return {
+            f"{name or type(part).__name__}.{key}": repr(value)
+            for name, part in modules.named(self._module)
+            if not modules.is_metric(part)
+            for key, value in vars(part).items()
+            if type(value) in (int, float) and not key.startswith("_")
+        }
 
     def _sums(self) -> dict[str, int]:
         return {name: _sum(one.detach()) for name, one in self._module.named_parameters()}
