@@ -51,7 +51,10 @@ def test_it_is_refused_on_one_process_too(tmp_path, stage):
         (lambda: distributed_c10d.broadcast(torch.ones(1), 0), "broadcast"),
         (lambda: distributed.all_gather_object([None], 1), "allgather"),
         (lambda: functional.all_reduce(torch.ones(1)), "allreduce"),
-        (lambda: _functional_collectives.all_reduce(torch.ones(1), "sum", distributed.group.WORLD), "all_reduce"),
+        (
+            lambda: _functional_collectives.all_reduce(torch.ones(1), "sum", distributed.group.WORLD).wait(),
+            "all_reduce",
+        ),
     ],
 )
 def test_that_of_torch_is_refused(alone, exchange, name):
