@@ -31,12 +31,13 @@ from tests.support.power import WITH_DIRECTORIES, Call, Killed, Tape
 from tests.support.values import at, draft, file_of, flip_byte
 
 from cairn.cli import ls
-from cairn.errors import ResumeError, SaveError
+from cairn.errors import CheckpointError, ResumeError, SaveError
 from cairn.policy.keep import Latest
 from cairn.store import audit, claim, commit, disk, earlier, names, resume, shard, sharded_commit
 from cairn.store.catalog import Catalog, verify
 from cairn.store.history import History
 from cairn.store.shard import ShardPlan
+from cairn.writing import load
 
 NAME = names.checkpoint_name(at(1))
 FORMS = list(product(["file", "shards"], repeat=2))
@@ -203,6 +204,9 @@ def test_a_checkpoint_that_waits_for_its_name_is_not_said_to_be_a_leftover(is_re
     listed = ls.collect(str(folder))
     assert [(item.path.name, item.why) for item in listed.rejected] == [(NAME, earlier.INTERRUPTED)]
     assert (sorted(path.name for path in folder.iterdir()), listed.checkpoints) == (before, [])
+    for path in () if is_renamed else (folder / NAME, folder / names.LAST):
+        with pytest.raises(CheckpointError, match=earlier.INTERRUPTED):
+            load.load(path)
 
 
 def test_nothing_is_put_back_that_is_damaged_itself(tmp_path: Path) -> None:
