@@ -10,7 +10,7 @@ from pathlib import Path
 from cairn import extras
 from cairn.errors import ConfigError, ResumeError
 from cairn.runs.directory import RunDirectory, newest
-from cairn.store import shards
+from cairn.store import earlier, shards
 from cairn.store.catalog import Catalog
 from cairn.types import Mode
 from cairn.units import parse_duration_s
@@ -60,7 +60,7 @@ def find_checkpoints(named: str) -> CheckpointDirectory:
             monitor = str(group["monitor"]) if group.get("monitor") else None
             mode: Mode = "max" if group.get("mode") == "max" else "min"
             return CheckpointDirectory(run.checkpoints(), run, monitor, mode if monitor else None)
-    if any(Catalog(path).all()):  # committed checkpoints, or rejected files
+    if any(Catalog(path).all()) or earlier.waiting(path):  # committed checkpoints, or rejected files
         return CheckpointDirectory(path)
     raise ResumeError(f"{named} is neither a run (it has no run.json) nor a directory with checkpoints.")
 

@@ -14,7 +14,7 @@ from cairn.errors import CheckpointError, MissingFileError, ModelError, first_li
 from cairn.lightning.saved import resized
 from cairn.targets import build
 from cairn.writing import forms
-from cairn.writing.load import load
+from cairn.writing.load import load, why_missing
 from cairn.writing.mismatch import COMPILED, mismatch
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
         TypeError: Its configuration names a class that may not be built (see `build`).
     """
     path = Path(path)
-    if not path.is_file() and not path.is_dir():
-        raise MissingFileError(f"There is no checkpoint {path}.")
+    if why := why_missing(path):
+        raise MissingFileError(why)
     with _model_error():
         # Without verification the optimizer state, often twice the size of the weights, is not read.
         checkpoint = load(path, verify=False, map_location=map_location)
