@@ -178,5 +178,7 @@ def test_with_virtual_ranks_the_batches_are_the_same_on_any_number_of_processes(
 def test_virtual_ranks_that_cannot_be_played_are_refused():
     with pytest.raises(DataError, match="5 processes are more than the 4 batches of a global batch: use at most 4"):
         Share(8, 2, 0, 5, has_virtual_ranks=True)
+    with pytest.raises(DataError, match="2 processes are more than the one batch of a global batch: use at most 1"):
+        Share(8, 8, 0, 2, has_virtual_ranks=True)
     with pytest.raises(DataError, match="of 3 samples, the last one of an epoch, is too small for 4 virtual ranks"):
         Share(4, 1, 0, 1, has_virtual_ranks=True).batches_of(3)

@@ -111,14 +111,21 @@ def test_one_process_agrees_with_itself():
     assert Alone.leads
 
 
-def test_all_ranks_fail_if_one_does():
+def test_all_ranks_fail_if_one_does(caplog):
+    """The rank that fails says why before the others learn of it: a launcher kills it when one of them has ended."""
+    said = []
+
     def talk(agreement, rank):
+        failed = agreement.failed
+        agreement.failed = lambda *numbers: (said.append(caplog.text), failed(*numbers))
         with together(agreement, "It", "done"):
             if rank == 1:
-                raise ZeroDivisionError
+                raise ZeroDivisionError("no zero")
 
     first, second = on_threads(talk)
     assert isinstance(second, ZeroDivisionError)
+    (before,) = said
+    assert "It of this rank could not be done: ZeroDivisionError: no zero" in before
     assert str(first) == "It of another rank could not be done; the message of that rank says why."
 
 

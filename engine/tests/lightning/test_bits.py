@@ -100,6 +100,22 @@ def test_what_hooks_of_the_step_log_counts_once_in_a_global_batch(tmp_path):
     assert [trainer.callback_metrics[name] for name in ("began", "stepped")] == [4, 4]
 
 
+class ComparesIndices(Net):
+    def optimizer_step(self, epoch, batch_idx, *rest):
+        assert batch_idx == 12 * (self.global_step + 1) - 1, "the last batch of all processes"
+        super().optimizer_step(epoch, batch_idx, *rest)
+
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        assert batch_idx == 12 * self.global_step, "the first one"
+        super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+
+@forks
+@pytest.mark.slow
+def test_hooks_of_the_step_get_the_batches_of_all_processes(tmp_path):
+    assert not bits_fit.start(tmp_path, 3, net=ComparesIndices(), max_steps=2).error
+
+
 @quiet
 def test_what_a_run_keeps(tmp_path):
     fit(tmp_path, max_steps=1)

@@ -30,12 +30,14 @@ from tests.support.crash import (
 from tests.support.power import WITH_DIRECTORIES, Call, Killed, Tape
 from tests.support.values import at, draft, file_of, flip_byte
 
-from cairn.errors import ResumeError, SaveError
+from cairn.cli import ls
+from cairn.errors import CheckpointError, ResumeError, SaveError
 from cairn.policy.keep import Latest
-from cairn.store import claim, commit, disk, earlier, names, resume, shard, sharded_commit
+from cairn.store import audit, claim, commit, disk, earlier, names, resume, shard, sharded_commit
 from cairn.store.catalog import Catalog, verify
 from cairn.store.history import History
 from cairn.store.shard import ShardPlan
+from cairn.writing import load
 
 NAME = names.checkpoint_name(at(1))
 FORMS = list(product(["file", "shards"], repeat=2))
@@ -188,6 +190,23 @@ def test_a_directory_that_another_process_trains_in_is_left_alone(tmp_path: Path
     (kept,) = Catalog(folder).committed()
     verify(folder / NAME, kept)
     held.release()
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_a_checkpoint_that_waits_for_its_name_is_not_said_to_be_a_leftover(is_renamed: bool, tmp_path: Path) -> None:
+    folder = folder_in(tmp_path)
+    interrupted(folder)
+    if not is_renamed:
+        (folder / NAME).unlink()
+    before = sorted(path.name for path in folder.iterdir())
+    (said,) = [item for item in audit.check_directory(folder) if item.state != "whole"]
+    assert (said.path.name, said.state, said.why) == (NAME, "unfinished", earlier.INTERRUPTED)
+    listed = ls.collect(str(folder))
+    assert [(item.path.name, item.why) for item in listed.rejected] == [(NAME, earlier.INTERRUPTED)]
+    assert (sorted(path.name for path in folder.iterdir()), listed.checkpoints) == (before, [])
+    for path in () if is_renamed else (folder / NAME, folder / names.LAST):
+        with pytest.raises(CheckpointError, match=earlier.INTERRUPTED):
+            load.load(path)
 
 
 def test_nothing_is_put_back_that_is_damaged_itself(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cairn.remote.address import is_address
 from cairn.remote.view import View
 from cairn.runs import summary
 from cairn.runs.directory import RunDirectory, newest
-from cairn.store import shards
+from cairn.store import earlier, shards
 from cairn.store.catalog import Catalog
 from cairn.types import Mode
 from cairn.units import parse_duration_s
@@ -81,7 +81,7 @@ def find_checkpoints(named: str) -> CheckpointDirectory:
     for run in (RunDirectory(path), RunDirectory(path.parent)):
         if run.record_file.is_file() and (run.path == path or run.checkpoints().resolve() == path.resolve()):
             return CheckpointDirectory(run.checkpoints(), run, *ranking(run))
-    if any(Catalog(path).all()):  # committed checkpoints, or rejected files
+    if any(Catalog(path).all()) or earlier.waiting(path):  # committed checkpoints, or rejected files
         return CheckpointDirectory(path)
     raise ResumeError(f"{named} is neither a run (it has no run.json) nor a directory with checkpoints.")
 

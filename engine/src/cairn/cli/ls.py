@@ -15,7 +15,7 @@ from cairn.cli.arguments import CheckpointDirectory, add_run, find_checkpoints
 from cairn.cli.output import age, new_table, print_json, print_table
 from cairn.runs import summary, terminal
 from cairn.runs.directory import RunRecord
-from cairn.store import names
+from cairn.store import earlier, names
 from cairn.store.catalog import Catalog, Rejected
 from cairn.types import Saved
 from cairn.units import format_bytes, format_duration
@@ -60,6 +60,10 @@ def collect(named: str) -> Listing:
     directory = find_checkpoints(named)
     catalog = Catalog(directory.path)
     checkpoints, rejected = catalog.all()
+    waiting = earlier.waiting(directory.path)  # the bytes under these names are those of an interrupted save
+    checkpoints = [item for item in checkpoints if item.name not in waiting]
+    rejected = [item for item in rejected if item.path.name not in waiting]
+    rejected += [Rejected(directory.path / name, earlier.INTERRUPTED) for name in waiting]
     record = directory.run.record() if directory.run else None
     return Listing(directory, record, checkpoints, rejected, catalog.linked(names.BEST), catalog.linked(names.LAST))
 

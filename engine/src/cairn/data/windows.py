@@ -123,9 +123,11 @@ class Share:
 
     def __post_init__(self) -> None:
         if self.has_virtual_ranks and self.num_virtual_ranks < self.world_size:
+            number = self.num_virtual_ranks
+            parts = "one batch" if number == 1 else f"{number} batches"
             raise DataError(
-                f"{self.world_size} processes are more than the {self.num_virtual_ranks} batches of a global batch: use"
-                f" at most {self.num_virtual_ranks}, or start a new run with a smaller batch_size.",
+                f"{self.world_size} processes are more than the {parts} of a global batch: use at most {number}, or"
+                f" start a new run with a smaller batch_size.",
                 parameter="batch_size",
             )
         if not self.has_virtual_ranks and self.size % self.world_size:

@@ -9,6 +9,7 @@ Ranks talk over a group of their own, from CPU to CPU. A value on a GPU would ha
 from __future__ import annotations
 
 import ctypes
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ _OTHERS = timedelta(seconds=30)
 user's code, until it ends."""
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class Agreement(Protocol):
@@ -88,7 +91,10 @@ def together(agreement: Agreement, what: str, done: str, numbers: list[int] | No
     numbers = [] if numbers is None else numbers
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if not agreement.leads and isinstance(error, Exception):
+            # Before the others learn of it: a launcher kills this process as soon as another one has ended.
+            log.error("%s of this rank could not be %s: %s: %s", what, done, type(error).__name__, error)
         agreement.failed(True, *numbers)
         raise
     any_failed, *numbers[:] = agreement.largest(False, *numbers)

@@ -17,7 +17,7 @@ from cairn.remote import origin
 from cairn.remote.address import is_address
 from cairn.targets import build
 from cairn.writing import forms
-from cairn.writing.load import load
+from cairn.writing.load import load, why_missing
 from cairn.writing.mismatch import COMPILED, mismatch
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
             # The weights are mapped into memory: their file keeps its contents after it is deleted.
             return load_model(origin.fetch_one(str(path), Path(folder)), map_location)
     path = Path(path)
-    if not path.is_file() and not path.is_dir():
-        raise MissingFileError(f"There is no checkpoint {path}.")
+    if why := why_missing(path):
+        raise MissingFileError(why)
     with _model_error():
         # Without verification the optimizer state, often twice the size of the weights, is not read.
         checkpoint = load(path, verify=False, map_location=map_location)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from cairn.errors import CheckpointError
 from cairn.policy import keep
-from cairn.store import links, names
+from cairn.store import earlier, links, names
 from cairn.store.catalog import Catalog, Rejected, verify_file
 from cairn.types import Mode, Saved
 
@@ -38,14 +38,21 @@ def check_directory(path: Path) -> list[Finding]:
     catalog = Catalog(path)
     good, rejected = catalog.all()
     newest = names.parse_name(good[-1].name) if good else None
+    waiting = earlier.waiting(path)
     found = [_checkpoint(path / item.name) for item in good]
     found += [_rejected(item, newest) for item in rejected]
+    # The bytes under this name are those of the save that was interrupted.
+    found = [item for item in found if item.path.name not in waiting]
+    found += [Finding(path / name, "unfinished", earlier.INTERRUPTED) for name in waiting]
     found.sort(key=lambda item: names.parse_name(item.path.name) or (0, 0))
     whole = [item.path.name for item in found if item.state == "whole"]
-    found += [_link(path, name, whole) for name in (names.LAST, names.BEST) if catalog.linked(name)]
+    links_there = [name for name in (names.LAST, names.BEST) if catalog.linked(name)]
+    found += [_link(path, name, whole) for name in links_there if catalog.linked(name) not in waiting]
     if whole and not os.path.lexists(path / names.LAST):
         found.append(Finding(path / names.LAST, "unfinished", "it is missing; the next start creates it"))
-    return found + [Finding(item, "unfinished", "an interrupted save left it") for item in catalog.leftovers()]
+    its_parts = {part(name) for part in (names.before_name, names.manifest_name) for name in waiting}
+    left = [item for item in catalog.leftovers() if item.name not in its_parts]
+    return found + [Finding(item, "unfinished", "an interrupted save left it") for item in left]
 
 
 def check_file(path: Path) -> Finding:

@@ -21,6 +21,9 @@ from cairn.store import directory_lock, disk, manifest, names
 from cairn.store.catalog import verify
 from cairn.types import Saved
 
+INTERRUPTED = "a save in its place was interrupted; the next start of the run gives it its name back"
+"""What is said of a checkpoint that `waiting` returns."""
+
 
 def put_aside(path: Path) -> None:
     """Make way for a file or directory that is complete under its hidden name.
@@ -86,6 +89,21 @@ def settle_all(directory: Path) -> None:
     with disk.locked(directory):  # each rank may do this at its start
         for name in _all_hidden(directory):
             settle(directory / name)
+
+
+def waiting(directory: Path) -> list[str]:
+    """Names of checkpoints that the next start gives back to an earlier one, see `settle`; nothing changes.
+
+    Args:
+        directory: A directory of checkpoints; it may not exist yet.
+    """
+    found = []
+    for name in _all_hidden(directory):
+        with suppress(OSError, CheckpointError):
+            saved = manifest.load(opening.read_bytes(_manifest(directory / name)))
+            if not _fits(directory / name, saved) and _fits(_hidden(directory / name), saved):
+                found.append(name)
+    return found
 
 
 def delete(path: Path) -> None:

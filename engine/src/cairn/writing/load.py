@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cairn import opening
 from cairn.errors import CheckpointError
-from cairn.store import links, shards
+from cairn.store import earlier, links, shards
 from cairn.store.catalog import verify_file
 from cairn.writing import decode, devices, forms
 from cairn.writing.sharded.assemble import Shards
@@ -233,17 +233,34 @@ def _holds_placeholder(value: Any) -> bool:
     )
 
 
+def why_missing(path: Path) -> str:
+    """Return a sentence if a checkpoint, or what a link stands for, does not exist; empty: it does.
+
+    Args:
+        path: The file, the directory of shards, or a link to one.
+    """
+    if path.is_symlink() and not path.exists():
+        named = path.readlink()
+        return f"{path} is a link to {named}, which does not exist{_aside(path.parent / named)}."
+    if not path.exists():
+        return f"There is no checkpoint {path}{_aside(path)}."
+    if not (found := links.target(path)).exists():
+        return f"{path} points to {found.name}, which does not exist{_aside(found)}."
+    return ""
+
+
+def _aside(path: Path) -> str:
+    return f": {earlier.INTERRUPTED}" if earlier.is_aside(path) else ""
+
+
 def _existing(path: Path) -> Path:
     if path.is_dir() and not shards.is_sharded(links.target(path)):
         raise CheckpointError(
             f"{path} is a directory: name a checkpoint file in it. To continue a run, resume it instead."
         )
-    if path.is_symlink() and not path.exists():
-        raise CheckpointError(f"{path} is a link to {path.readlink()}, which does not exist.")
-    if not path.exists():
-        raise CheckpointError(f"There is no checkpoint {path}.")
-    if not (found := links.target(path)).exists():
-        raise CheckpointError(f"{path} points to {found.name}, which does not exist.")
+    if why := why_missing(path):
+        raise CheckpointError(why)
+    found = links.target(path)
     if found.is_dir():
         return found.resolve()
     try:

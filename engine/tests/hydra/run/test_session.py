@@ -146,6 +146,7 @@ def test_a_job_of_a_sweep_raises_its_error_in_the_words_of_the_configuration(tmp
         (KeyboardInterrupt(), signal.SIGTERM, Interruption),
         (ValueError("x"), signal.SIGTERM, ValueError),
         (ValueError("x"), 0, ValueError),
+        (ConfigError("x"), 0, SystemExit),  # with a sentence in place of a stack trace
     ],
 )
 def test_another_process_of_the_run_exits_with_an_error_only_if_it_failed_alone(

@@ -97,6 +97,24 @@ class IsPruned(Net):
         prune.random_unstructured(self.layer, "weight", 0.5)
 
 
+class HooksGradients(Net):
+    def __init__(self):
+        super().__init__()
+        self.layer.weight.register_hook(lambda gradient: gradient.clamp(-1, 1))
+
+
+class CountsGradients(Net):
+    def __init__(self):
+        super().__init__()
+        self.layer.weight.register_post_accumulate_grad_hook(lambda parameter: None)
+
+
+class HasANumber(Net):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+
 class KeepsRows(torch.optim.SGD):
     """It keeps one number for each row."""
 
@@ -134,6 +152,9 @@ def test_a_size_that_is_not_a_number_of_processes_is_refused(value):
         (Net, {"strategy": FSDP2Strategy(data_parallel_size=3)}, "data_parallel_size=3 .* do not fit 1 process"),
         (IsLazy, {}, "layer.weight gets its shape with the first batch"),
         (IsPruned, {}, "layer.weight is pruned"),
+        (HooksGradients, {}, r"A hook on the gradient of layer.weight \(register_hook\) would be lost"),
+        (CountsGradients, {}, "A hook on the gradient of layer.weight"),
+        (HasANumber, {}, r"scale has no dimension .* give it the shape \(1,\)"),
         (Net, {"callbacks": [EMAWeightAveraging()]}, "EMAWeightAveraging copies the model"),
         (Net, {"callbacks": [ModelPruning("l1_unstructured", amount=0.5)]}, "ModelPruning replaces parameters"),
         (Net, {"strategy": FSDP2Strategy(gather_in_bf16=True)}, "gather_in_bf16=True needs precision='bf16-mixed'"),

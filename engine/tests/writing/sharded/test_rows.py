@@ -58,6 +58,21 @@ def test_the_shards_together_are_the_single_file_byte_for_byte(tmp_path, ranks):
     assert found["state_dict"]["tied"].data_ptr() == found["state_dict"]["weight"].data_ptr()
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_tensor_without_values_comes_back(tmp_path, ranks):
+    paths = []
+    for rank in range(ranks):
+        rows = [part(whole, rank, ranks) for whole in (WEIGHT, torch.ones(0))]
+        made = contents(rows[0].whole, rows[1].whole, torch.ones(0))
+        dealt, mine = deal(made, rows), made if rank == 0 else made["cairn"]["ranks"][0]
+        paths.append(tmp_path / f"{rank}.ckpt")
+        encoded = ShardEncoder().encode(mine, dealt, ShardId(rank, ranks, "run", "a", POSITION))
+        paths[-1].write_bytes(bytes_of(encoded))
+    found = Shards(paths).contents()
+    assert found["state_dict"]["bias"].shape == found["optimizer_states"][0]["state"][0]["exp_avg"].shape == (0,)
+    assert torch.equal(found["state_dict"]["weight"], WEIGHT)
+
+
 def test_a_rank_that_leaves_out_a_tensor_is_noticed(tmp_path):
     with pytest.raises(CorruptCheckpointError, match="layout"):
         Shards(write(tmp_path, 2, left_out="bias"))

@@ -6,9 +6,12 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.account import progress
 from cairn.errors import CairnError, first_line
@@ -111,6 +114,22 @@ def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
         error.args, error.parameter = (describe(error),), ""
     if not is_for_users(error) or not is_alone or os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
+    raise SystemExit(1) from error
+
+
+def leave_another(error: BaseException) -> NoReturn:
+    """Raise the error of another process than the main one; the main one may have none, or the same.
+
+    Args:
+        error: The error.
+
+    Raises:
+        SystemExit: Code 1 for a user-facing error, which is logged.
+    """
+    is_in_sweep = HydraConfig.initialized() and HydraConfig.get().mode != RunMode.RUN
+    if not is_for_users(error) or is_in_sweep or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    log.error("Rank %s: %s", getattr(rank_zero_only, "rank", "?"), describe(error))
     raise SystemExit(1) from error
 
 

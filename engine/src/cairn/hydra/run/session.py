@@ -215,7 +215,7 @@ def join(body: Body, context: JobContext, config: str, run: str, start: str | No
         start: Path of the checkpoint to resume from.
 
     Raises:
-        Interruption: A signal has reached this process outside of training.
+        Interruption: A signal has reached this process outside of training; others, see `ending.leave_another`.
     """
     with _environment_restored():
         outcome = execute(follow(config, run, start, context), body)
@@ -226,7 +226,7 @@ def join(body: Body, context: JobContext, config: str, run: str, start: str | No
         return
     if outcome.status == "stopped" and not isinstance(error, Exception):
         raise Interruption(outcome.why) from error
-    raise error
+    ending.leave_another(error)
 
 
 def execute(start: Start, body: Body) -> Outcome:

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from cairn.data.global_batches import GlobalBatches
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError
+from cairn.lightning.bits import exchanging
 from cairn.lightning.bits.collected import Collected
 from cairn.lightning.bits.kept import Kept
 
@@ -57,7 +58,7 @@ class Evaluation:
         place = window * share.num_virtual_ranks + virtual
         self.batch_idx = place
         draws = self._kept.drawing.evaluation(self._trainer.global_step, loader, place)
-        with self._collected.batch((loader, virtual), counts), draws:
+        with self._collected.batch((loader, virtual), counts), draws, exchanging.refused(self._trainer):
             yield
 
     def ends(self) -> None:

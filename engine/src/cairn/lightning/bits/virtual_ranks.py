@@ -9,7 +9,7 @@ step                gradients of all processes are added up; buffers follow v = 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cairn.data.loader import DataLoader
 from cairn.data.virtual_ranks import use_virtual_ranks
-from cairn.lightning.bits import refused
+from cairn.lightning.bits import exchanging, refused
 from cairn.lightning.bits.collected import Collected
 from cairn.lightning.bits.evaluation import Evaluation
 from cairn.lightning.bits.kept import Kept
@@ -42,6 +42,8 @@ class VirtualRanks:
         self._adopted: list[DataLoader] = []
         self.batch_idx = 0
         """Number of the batch in the epoch, as one process would count it."""
+        self.of_global_batch = range(1)
+        """Numbers of the batches of its global batch."""
         self._collected: Collected | None = None
 
     @property
@@ -89,15 +91,7 @@ class VirtualRanks:
             self._window = None
 
     def evaluation(self, results: Any, loaders: Sequence[Any]) -> Evaluation:
-        """Begin with the loaders of a validation or a test.
-
-        Args:
-            results: What `self.log` collects there.
-            loaders: The loaders.
-
-        Raises:
-            ConfigError: They divide their samples in another way on each number of processes.
-        """
+        """Begin with the loaders of a validation or a test; arguments and errors are those of `Evaluation`."""
         return Evaluation(self.trainer, results, loaders, self.kept)
 
     @contextmanager
@@ -110,10 +104,16 @@ class VirtualRanks:
         """
         current, collected = self._current()
         current.begin(number, self.trainer.global_step)
-        self.batch_idx = window * current.layout.num_virtual + current.virtual
+        num_virtual = current.layout.num_virtual
+        self.of_global_batch = range(window * num_virtual, (window + 1) * num_virtual)
+        self.batch_idx = self.of_global_batch[current.virtual]
         with collected.batch((0, current.virtual), current.counts):
             yield
         current.end()
+
+    def training_step(self) -> AbstractContextManager[None]:
+        """Context of `training_step`, which may not exchange anything with other processes."""
+        return exchanging.refused(self.trainer)
 
     def backward(self, backward: Callable[[Tensor], None], loss: Tensor) -> None:
         """Run the backward pass of a batch; after the last one of a global batch, set the gradients of all of them.

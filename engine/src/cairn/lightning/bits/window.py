@@ -15,6 +15,7 @@ from cairn.lightning.bits.drawing import Drawing
 from cairn.lightning.bits.gradients import Gradients
 from cairn.lightning.bits.sharded import ShardedGradients
 from cairn.lightning.bits.tree import Layout
+from cairn.lightning.bits.unchanged import Unchanged
 from cairn.lightning.bits.watched_shards import WatchedShards
 from cairn.lightning.saved import placed
 
@@ -33,6 +34,7 @@ class Window:
         self._module = module = trainer.lightning_module
         self._gradients = ShardedGradients(module, layout) if layout.in_turn else Gradients(layout)
         self._buffers = Buffers(module, layout)
+        self._unchanged = Unchanged(module)
         self._is_sharded = placed.is_sharded(module)
         self._in_step = ExitStack()
         norm.install(trainer)
@@ -63,6 +65,7 @@ class Window:
             self.step = step
             self._gradients.begin(self._module)
             self._buffers.begin()
+        self._unchanged.check(number)
         self._gradients.begin_batch(number)
         self._drawing.batch(self.step, self.virtual)
 
@@ -84,6 +87,7 @@ class Window:
             self._gradients.after_backward(self.virtual)
             self._buffers.batch_ends(self.virtual)
         if self.is_last:
+            self._unchanged.check(self.number, is_last=True)
             self._gradients.finish()
             self._buffers.finish()
             self._drawing.optimizer_step(self.step)

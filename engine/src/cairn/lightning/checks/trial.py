@@ -24,7 +24,7 @@ from cairn.data.iterable import StatefulBatches
 from cairn.data.loader import DataLoader
 from cairn.data.seeded_order import SeededOrder
 from cairn.errors import ConfigError, UnsafeStateError
-from cairn.lightning.agreement import Agreement, together
+from cairn.lightning.agreement import Agreement, first_error, together
 from cairn.lightning.collect import rank_state
 from cairn.lightning.fsdp.strategy import FSDP2Strategy, divided
 from cairn.lightning.loops import boundary
@@ -60,12 +60,8 @@ def check(trainer: Trainer, agreement: Agreement, config: Mapping[str, Any]) -> 
             error = _tried_save(trainer, config)
         finally:
             unsaved.set_rng_state(before)
-    # All ranks stop if one has to: with the message of rank 0, or each with its own.
-    if first := agreement.share(error):
-        raise ConfigError(first)
-    _, any_rank = agreement.meet(None, bool(error))
-    if any_rank:
-        raise ConfigError(error or "The state of another rank cannot be saved; the message of that rank says why.")
+    if any(agreement.largest(bool(error))):  # all ranks stop if one has to
+        raise ConfigError(first_error(agreement, error))
 
 
 def _tried_save(trainer: Trainer, config: Mapping[str, Any]) -> str:

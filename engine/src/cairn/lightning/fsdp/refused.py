@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
+from torch.distributed.tensor import DTensor
 
 from cairn.errors import ConfigError
 from cairn.lightning.saved import pruning
@@ -18,7 +19,7 @@ def check(trainer: Trainer) -> None:
     """Check the callbacks and the model of a trainer.
 
     Raises:
-        ConfigError: One of them does not work with sharded parameters.
+        ConfigError: One of them, or a parameter, does not work with sharded parameters.
     """
     for callback in trainer.callbacks:
         for kind, why in _CALLBACKS.items():
@@ -29,3 +30,15 @@ def check(trainer: Trainer) -> None:
             f"{found[0]} is pruned, and its mask would not be sharded with it: use strategy='ddp', or make the pruning"
             f" permanent with torch.nn.utils.prune.remove."
         )
+    for name, parameter in trainer.lightning_module.named_parameters():
+        if isinstance(parameter, DTensor):
+            continue
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise ConfigError(
+                f"A hook on the gradient of {name} (register_hook) would be lost, because a part of it takes the place"
+                f" of the parameter: change gradients in on_before_optimizer_step, or use strategy='ddp'."
+            )
+        if not parameter.ndim:
+            raise ConfigError(
+                f"{name} has no dimension in which it could be sharded: give it the shape (1,), or use strategy='ddp'."
+            )

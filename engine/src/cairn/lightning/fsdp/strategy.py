@@ -31,7 +31,8 @@ class FSDP2Strategy(GatheringSteps):
 
     The model is an ordinary `LightningModule`, which does not shard itself. All processes begin with the weights of
     rank 0, and its buffers are shared before each optimizer step, as with DDP. A checkpoint holds whole tensors: any
-    number of processes, with this strategy or with DDP, continues from it.
+    number of processes, with this strategy or with DDP, continues from it; with tensor parallelism, only the
+    same two sizes do.
 
     Args:
         blocks: Classes of the modules that are sharded on their own, so that one of them is gathered at a time; `auto`:

@@ -200,12 +200,23 @@ class WeightedOptimization(_AutomaticOptimization):
         ranks = self._virtual_ranks
         return backward if backward is None or ranks is None else partial(ranks.backward, backward)
 
+    def _optimizer_step(self, batch_idx: int, train_step_and_backward_closure: Callable[[], Tensor | None]) -> None:
+        ranks = self._virtual_ranks
+        super()._optimizer_step(
+            batch_idx if ranks is None else ranks.of_global_batch[-1], train_step_and_backward_closure
+        )
+
+    def _optimizer_zero_grad(self, batch_idx: int, optimizer: Optimizer) -> None:
+        ranks = self._virtual_ranks
+        super()._optimizer_zero_grad(batch_idx if ranks is None else ranks.of_global_batch[0], optimizer)
+
     def _on_before_zero_grad(self, optimizer: Optimizer) -> None:
         with contextlib.nullcontext() if self._virtual_ranks is None else self._virtual_ranks.start_of_step():
             super()._on_before_zero_grad(optimizer)
 
     def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
-        result = super()._training_step(kwargs)
+        with contextlib.nullcontext() if self._virtual_ranks is None else self._virtual_ranks.training_step():
+            result = super()._training_step(kwargs)
         epoch_loop = self.trainer.fit_loop.epoch_loop
         if result.closure_loss is None and self._virtual_ranks is not None:
             raise ConfigError(

@@ -48,7 +48,7 @@ def check_mesh(saved_by: SavedBy, world_size: int, together: int) -> None:
     """Check that a run with tensor parallelism goes on with the same mesh.
 
     Args:
-        saved_by: Who has saved the checkpoint.
+        saved_by: The processes that have saved the checkpoint.
         world_size: Number of processes.
         together: How many of them compute a batch together.
 

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
 from cairn.errors import UnsafeStateError
 from cairn.writing.encode import Apart, Encoded, Encoder
 from cairn.writing.form_encoder import FormEncoder
@@ -79,12 +81,16 @@ class ShardEncoder:
             UnsafeStateError: A value has no form that comes back as what it was; the message names the path to it.
         """
         image = self._image.encode(_transferred(contents, shard))
-        names = [deal.names.get((place[0], size)) for place, size in zip(_places(image), image.sizes, strict=True)]
-        for number, (storage, name) in enumerate(zip(image.storages, names, strict=True)):
-            if storage.is_meta and name is None:
+        # A storage without bytes is in no piece: the image has it.
+        names = [
+            deal.names.get((place[0], size)) if size else None
+            for place, size in zip(_places(image), image.sizes, strict=True)
+        ]
+        for number, (storage, size, name) in enumerate(zip(image.storages, image.sizes, names, strict=True)):
+            if storage.is_meta and size and name is None:
                 raise UnsafeStateError(f"checkpoint: no rank writes the bytes of storage {number}: deal it out.")
         own = {
-            number: bytes_of(storage, Range(number, 0, size))
+            number: bytes_of(storage, Range(number, 0, size)) if size else torch.empty(0, dtype=torch.uint8)
             for number, (storage, size, name) in enumerate(zip(image.storages, image.sizes, names, strict=True))
             if name is None
         }
