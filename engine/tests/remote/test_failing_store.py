@@ -62,20 +62,27 @@ def test_a_trouble_that_passes_is_logged_once_and_everything_arrives(where, tmp_
     assert all("could not " in record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
 
 
-def test_after_an_outage_the_newest_is_uploaded_first_and_what_was_replaced_is_counted(where, tmp_path, faults, caplog):
+def test_after_an_outage_the_newest_is_uploaded_first_and_what_was_replaced_is_counted(
+    where, tmp_path, faults, monkeypatch, caplog
+):
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(backoff, "FIRST_S", 3600.0)
+    monkeypatch.setattr(backoff, "LONGEST_S", 3600.0)
     run = MirroredRun(where, tmp_path / "checkpoints")
     run.idle()
     faults.before = failing(DOWN)
-    for number in range(6):
+    run.save(0)
+    run.idle()  # from here on, it is not tried again
+    for number in range(1, 6):
         run.save(number, delete=(number - 2,) if number >= 2 else ())
-    assert len(list((run.folder / names.MIRROR_OUTBOX).glob("*.ckpt"))) <= 3, "what is replaced takes no space"
+    waiting = {path.name for path in (run.folder / names.MIRROR_OUTBOX).glob("*.ckpt")}
+    assert waiting == {run.name(4), run.name(5)}, "what is replaced takes no space"
     faults.calls.clear()
     faults.before = lambda method, name: None
     run.end()
     assert run.mirrored() == [run.name(4), run.name(5)]
-    sent = [name for method, name in faults.calls if method == "put_file"]
-    assert [name[22:28] for name in sent[-2:]] == [run.name(5)[16:22], run.name(4)[16:22]] or len(sent) >= 2
+    created = [name.removeprefix("checkpoints/")[:22] + ".ckpt" for method, name in faults.calls if method == "create"]
+    assert created == [run.name(5), run.name(4)]
     assert "Replaced by newer ones before they were uploaded: 4." in caplog.text
 
 
