@@ -95,9 +95,11 @@ def _repeat_command(argv: Sequence[str]) -> str:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks remote", description="What a mirror costs.")
     add = parser.add_argument
-    add("--sizes", nargs="+", type=float, default=[0.3, 1.0], metavar="GB", help="sizes of the state (default: 0.3 1)")
-    add("--rounds", type=int, default=3, help="number of rounds (default: 3)")
-    add("--pairs", type=int, default=3, help="pairs of blocks in a training, with a save and without (default: 3)")
+    add(
+        "--sizes", nargs="+", type=float, default=[0.1, 0.5], metavar="GB", help="sizes of the state (default: 0.1 0.5)"
+    )
+    add("--rounds", type=int, default=2, help="number of rounds (default: 2)")
+    add("--pairs", type=int, default=2, help="pairs of blocks in a training, with a save and without (default: 2)")
     add("--factor", type=float, default=2.0, help="length of a block, in times of a write or upload (default: 2)")
     add("--s3fs", metavar="FOLDER", help="where s3fs is installed, with `pip install --target FOLDER`")
     add("--dir", help="folder on the measured disk (default: benchmarks/out/work/remote)")

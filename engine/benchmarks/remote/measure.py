@@ -71,6 +71,7 @@ class Measurement:
         folder, bucket = self._settings.work / "transfers", self._store.bucket()
         folder.mkdir(parents=True)
         try:
+            self._store.client().put_object(Bucket=bucket, Key="first", Body=b"")  # the server makes room for a bucket
             torch.save({"state": torch.rand(self._bytes // 4)}, folder / FILE)
             for number in range(self._settings.rounds):
                 self._transfers("upload", UPLOADS, f"s3://{bucket}/transfers", folder, number)

@@ -34,7 +34,7 @@ def test_objects_are_written_once_listed_read_and_deleted(where, tmp_path, monke
     assert other.list() == [("checkpoints/last.json", 1)]
 
 
-def test_a_missing_bucket_and_a_missing_object_are_told_apart(where):
+def test_a_missing_bucket_is_not_a_missing_object(where):
     with pytest.raises(RemoteError) as caught:
         Objects(where).get("owner.json")
     assert caught.value.kind == "missing"
