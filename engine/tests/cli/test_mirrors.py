@@ -180,3 +180,14 @@ def test_the_runs_below_an_address_are_named(mirrored, store, capsys):
 def test_sync_needs_a_run_on_this_machine(mirrored, capsys):
     cairn("sync", mirrored, expect=1)
     assert "is not on this machine, but sync needs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["report", "ADDRESS"], ["export", "ADDRESS", "--to", "x"], ["export", "x", "--to", "ADDRESS"]]
+)
+def test_what_reads_the_disk_refuses_an_address(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    where = "s3://bucket/runs/a"
+    cairn(*(where if word == "ADDRESS" else word for word in words), expect=1)
+    assert f"{where} is an address, and cairn {words[0]} reads the disk" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

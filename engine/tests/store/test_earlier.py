@@ -220,6 +220,20 @@ def test_nothing_is_put_back_that_is_damaged_itself(tmp_path: Path) -> None:
     assert (folder / hidden).exists()
 
 
+def test_the_last_copy_of_a_checkpoint_stays_if_its_manifest_cannot_be_read(tmp_path: Path) -> None:
+    folder = folder_in(tmp_path)
+    interrupted(folder)
+    hidden, there = folder / names.before_name(NAME), folder / NAME
+    assert not earlier.is_last(hidden), "its successor is there, too"
+    there.unlink()
+    (folder / names.manifest_name(NAME)).write_text("{}")
+    History(folder, [Latest(1)], None).tidy()
+    assert hidden.exists()
+    (folder / names.manifest_name(NAME)).unlink()
+    History(folder, [Latest(1)], None).tidy()
+    assert not hidden.exists(), "without a manifest it was never committed"
+
+
 def test_a_start_that_cannot_put_it_back_says_so(tmp_path: Path, monkeypatch: Any) -> None:
     folder = folder_in(tmp_path)
     interrupted(folder)

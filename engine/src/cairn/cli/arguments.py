@@ -86,6 +86,22 @@ def find_checkpoints(named: str) -> CheckpointDirectory:
     raise ResumeError(f"{named} is neither a run (it has no run.json) nor a directory with checkpoints.")
 
 
+def refuse_address(named: str, command: str) -> None:
+    """Refuse an address where only a directory can be read.
+
+    Args:
+        named: What the user has named.
+        command: The command, for the message.
+
+    Raises:
+        ConfigError: It is an address.
+    """
+    if is_address(named):
+        raise ConfigError(
+            f"{named} is an address, and cairn {command} reads the disk: copy its run first, with cairn pull."
+        )
+
+
 def load_dotenv() -> None:
     """Read `.env` of the current directory, which may hold credentials, if the package for that is installed."""
     with suppress(ModuleNotFoundError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cairn.cli.arguments import refuse_address
 from cairn.cli.output import print_json
 from cairn.runs import terminal
 from cairn.units import format_bytes
@@ -20,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the file and return 0."""
+    refuse_address(arguments.named, "export")
+    refuse_address(arguments.to, "export")
     from cairn.writing.export import export  # only here: it imports torch, and the other commands do not wait for that
 
     num_bytes = export(Path(arguments.named), Path(arguments.to))

@@ -84,6 +84,8 @@ def _run_in_mirror(arguments: argparse.Namespace, rules: list[Rule]) -> int:
     proposal = Proposal(directory, rules, audit.PrunePlan(kept, to_delete, broken), leftovers)
     if not arguments.json:
         show(proposal)
+        if to_delete:
+            print("A mirror has no lock: no process may train this run meanwhile.")
     if approved := arguments.yes or _is_approved(proposal, arguments.json):
         origin.asked(where, lambda objects: pruned.delete(objects, chosen))
     _report(proposal, approved, arguments.json)

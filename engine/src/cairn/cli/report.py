@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from cairn.cli.arguments import LOGS, duration_s, require
+from cairn.cli.arguments import LOGS, duration_s, refuse_address, require
 from cairn.cli.output import print_json, print_table
 from cairn.errors import ConfigError
 from cairn.runs import summary, terminal
@@ -55,8 +55,9 @@ def collect(named: str, mtbf: str | None) -> Study:
 
     Raises:
         MissingFileError: There are no runs.
-        ConfigError: `mtbf` is not a duration, or is 0.
+        ConfigError: `mtbf` is not a duration, or is 0; or an address was named.
     """
+    refuse_address(named, "report")
     sweep = reading.read(reading.find(named, LOGS))
     mtbf_s = duration_s(mtbf, "--mtbf") if mtbf else None
     if mtbf_s == 0:

@@ -7,8 +7,9 @@ Pure: facts go in, operations come out. The uploader puts the result of each int
     actual  (the records of the mirror)           /                 |
         ^------------------------ result <--------------------------+
 
-The newest checkpoint is uploaded first: after an outage it is worth most. Nothing is deleted before a newer checkpoint
-that stays is there.
+The best checkpoint is uploaded first, because a run that goes on from the newest one cannot compute it again; then the
+newest, which is worth most after an outage. At the end of a run the newest is first: a signal may leave no time for
+another. Nothing is deleted before a newer checkpoint that stays is there.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class Wanted:
         if self.settings.keep is None:
             return saved.name in self.kept
         return self.settings.keep == ALL or saved.position >= self._oldest or self._is_linked(saved)
+
+    def urgency(self, saved: Saved) -> tuple[bool, Position]:
+        """What is uploaded first has the largest one."""
+        return not self.ends and self.links.get(names.BEST) == saved.name, saved.position
 
     @cached_property
     def _to_upload(self) -> dict[Stem, Saved]:
@@ -112,7 +117,7 @@ def reconcile(
         No operation if the mirror holds what it should hold.
     """
     uploads = wanted.to_upload()
-    lacking = sorted((saved for stem, saved in uploads.items() if stem not in actual), key=_position, reverse=True)
+    lacking = sorted((saved for stem, saved in uploads.items() if stem not in actual), key=wanted.urgency, reverse=True)
     held = held_by(wanted, actual)
     return [
         *map(Upload, lacking),
@@ -160,7 +165,3 @@ def _targets(wanted: Wanted, actual: Mapping[Stem, Saved], held: Collection[Stem
     if best is not None and (stem := layout.stem_of(best)) in actual:
         found.append((names.BEST, stem))
     return found
-
-
-def _position(saved: Saved) -> Position:
-    return saved.position

@@ -127,6 +127,18 @@ def is_aside(path: Path) -> bool:
     return os.path.lexists(_hidden(path))
 
 
+def is_last(path: Path) -> bool:
+    """Whether a file is of a checkpoint that has only its hidden name, and a manifest that `settle` could not read.
+
+    Args:
+        path: Any file or directory of a checkpoint directory.
+    """
+    name = names.name_before(path.name) or names.checkpoint_of(path.name)
+    if name is None or os.path.lexists(path.with_name(name)):
+        return False
+    return is_aside(path.with_name(name)) and os.path.lexists(_manifest(path.with_name(name)))
+
+
 def _all_hidden(directory: Path) -> list[str]:
     try:
         found = [names.name_before(name) for name in os.listdir(directory)]

@@ -95,6 +95,8 @@ class History:
         try:
             earlier.settle_all(self.directory)
             for path in self._catalog.leftovers():
+                if earlier.is_last(path):
+                    continue
                 log.info("Removed %s, which an interrupted save or deletion left.", path.name)
                 disk.remove(path)
             self.retain(self.saved, adopted.to_delete)
