@@ -443,7 +443,7 @@ def test_where_no_process_can_be_started_a_thread_writes_after_a_warning(choose,
     def refuse(*args, **options):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("cairn.writing.writer.subprocess.Popen", refuse)
+    monkeypatch.setattr("cairn.helper_process.os.posix_spawn", refuse)
     own = choose("process", 1000)
     assert type(own.writer) is InlineWriter
     assert own.background

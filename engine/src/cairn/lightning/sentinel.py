@@ -18,8 +18,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -28,6 +26,7 @@ from pathlib import Path
 
 from cairn import opening, records
 from cairn.account.watchdog import Silence
+from cairn.helper_process import HelperProcess
 from cairn.jobs import allocation, slurm, stacks
 from cairn.store import disk, hang_reports, hangs
 from cairn.store.hangs import Hang
@@ -54,7 +53,7 @@ class Sentinel:
 
     def __init__(self, directory: Path | None, log_file: Path | None, record_file: Path | None, requeues: bool) -> None:
         self._arguments = [str(path or "") for path in (directory, log_file, record_file)] + [str(int(requeues))]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: HelperProcess | None = None
         self._pipe, self._is_closed = -1, False
         self._lock = threading.Lock()
 
@@ -88,12 +87,9 @@ class Sentinel:
         reading, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-SP", "-c", _START, str(os.getpid()), str(reading), *self._arguments]
-        environment = {**os.environ, "PYTHONPATH": path}
+        arguments = ["-SP", "-c", _START, str(os.getpid()), str(reading), *self._arguments]
         try:
-            self._process = subprocess.Popen(
-                command, pass_fds=[reading], env=environment, start_new_session=True, stdin=subprocess.DEVNULL
-            )
+            self._process = HelperProcess(arguments, [reading], {**os.environ, "PYTHONPATH": path})
         finally:
             os.close(reading)
 

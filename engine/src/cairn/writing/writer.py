@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 import sysconfig
 import threading
 import time
@@ -31,6 +29,7 @@ from signal import Signals
 from typing import Any, Protocol
 
 from cairn.errors import SaveError
+from cairn.helper_process import HelperProcess
 from cairn.store import commit, shard
 from cairn.store.commit import CommitPlan, Committed
 from cairn.store.shard import Report, ShardPlan
@@ -162,7 +161,7 @@ class WriterProcess:
 
     def __init__(self, pool: BufferPool) -> None:
         self._pool = pool
-        self._process: subprocess.Popen | None = None
+        self._process: HelperProcess | None = None
         self._connection: Connection | None = None
         self._sends = threading.Lock()
         self._has_ended = False
@@ -188,12 +187,9 @@ class WriterProcess:
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         with theirs:  # closed here once the writer has it: the pipe then ends with this process
             # -S skips site-packages, which halves the time to start. -P keeps the current directory off the path, where
-            # a file might shadow a module. In its own session, Ctrl-C and kills of our process group do not reach it.
-            command = [sys.executable, "-SP", "-c", _START, *map(str, [os.getpid(), *fds])]
-            environment = {**os.environ, "PYTHONPATH": path}
-            self._process = subprocess.Popen(
-                command, pass_fds=fds, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
-            )
+            # a file might shadow a module.
+            arguments = ["-SP", "-c", _START, *map(str, [os.getpid(), *fds])]
+            self._process = HelperProcess(arguments, fds, {**os.environ, "PYTHONPATH": path})
         self._connection = ours
 
     def write(self, plan: Plan, buffer: Buffer) -> Any:
@@ -220,8 +216,7 @@ class WriterProcess:
                 self._connection.send(None)  # closing it is not enough: a data loader's worker may hold it open
             self._connection.close()
         if self._process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_PATIENCE_S)
+            self._process.ends_within(_PATIENCE_S)
         self._process = self._connection = None
 
     def training_has_ended(self) -> None:
