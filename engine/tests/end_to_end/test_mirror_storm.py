@@ -9,7 +9,7 @@ from tests.support import mirror_storm
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
-    pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks processes"),
+    pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="forks processes"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from tests.support.failing_ranks import two_ranks
 
 from cairn.lightning import collect
 
-pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks ranks")
+pytestmark = pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="forks ranks")
 FITS = list(itertools.product(("ddp", "fsdp2"), (False, True), (False, True)))
 """Strategy, manual optimization, shards."""
 
@@ -19,12 +20,7 @@ FITS = list(itertools.product(("ddp", "fsdp2"), (False, True), (False, True)))
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each save has come to on each of two ranks, in all fits, which the same two processes do."""
-    folder = tmp_path_factory.mktemp("ranks")
-
-    def work(rank):
-        return [failing_ranks.fit(folder / str(number), *options) for number, options in enumerate(FITS)]
-
-    with two_ranks(work) as answers:
+    with two_ranks(partial(failing_ranks.fits, tmp_path_factory.mktemp("ranks"), FITS)) as answers:
         said = answers()
     assert not any(isinstance(one, str) for one in said.values()), said
     return said
@@ -69,10 +65,8 @@ def test_the_states_of_a_zero_redundancy_optimizer_are_collected_before_any_hook
     ],
 )
 def test_what_fails_on_one_rank_in_a_step_ends_both(tmp_path, strategy, manual, hook, rank):
-    def work(own):
-        return failing_ranks.fit(tmp_path, strategy, manual, False, [failing_ranks.FailsIn(hook, rank)])
-
-    with two_ranks(work) as answers:
+    fails = failing_ranks.FailsIn(hook, rank)
+    with two_ranks(partial(failing_ranks.fit_with, tmp_path, strategy, manual, fails)) as answers:
         said = answers()
     assert said[rank] == "Fault: no disk"
     assert isinstance(said[1 - rank], str), "its connection to the other rank ends"

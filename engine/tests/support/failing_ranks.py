@@ -256,13 +256,25 @@ def fit(
     return saves.found
 
 
+def fits(folder: Path, chosen: Sequence[tuple[str, bool, bool]], rank: int) -> list[list[tuple[str, str, int, str]]]:
+    """Do several fits in this process, one after the other; what they are is as for `fit`."""
+    return [fit(folder / str(number), *options) for number, options in enumerate(chosen)]
+
+
+def fit_with(folder: Path, strategy: str, manual: bool, callback: Callback, rank: int) -> Any:
+    """Fit in this process with a callback."""
+    return fit(folder, strategy, manual, False, [callback])
+
+
 @contextmanager
 def two_ranks(work: Callable[[int], Any]) -> Iterator[Callable[[], dict[int, Any]]]:
-    """Fork two ranks that do some work; yield a function that waits for what each of them has returned, by its rank."""
+    """Start two ranks that do some work; yield a function that waits for what each has returned, by its rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    forks = multiprocessing.get_context("fork")
+    # Not forks of the process of the tests, whose threads and groups they would have copies of.
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload([__name__])
     queue: Any = forks.Queue()
     started = [forks.Process(target=_rank, args=(queue, rank, port, work)) for rank in (0, 1)]
     for process in started:

@@ -1,7 +1,7 @@
 """Many kills (-9) of a run that has a mirror: `python -m tests.support.mirror_storm --rounds 60`.
 
-Each attempt trains in a forked process that saves after each second batch. It is killed at a random moment, often in
-the middle of an upload. Most often its disk is lost with it, and the next attempt starts in another directory with
+Each attempt trains in a process of its own that saves after each second batch. It is killed at a random moment, often
+in the middle of an upload. Most often its disk is lost with it, and the next attempt starts in another directory with
 nothing but the address of the mirror. In some rounds the server of the object store is killed as well, and started
 again while the run trains, or only after the run was killed.
 
@@ -56,6 +56,13 @@ WIPED, SERVER_KILLED = 0.7, 0.25
 FIXED = {layout.OWNER, layout.ATTEMPT, *layout.POINTERS.values()}
 
 
+def _processes() -> Any:
+    """What starts attempts: not forks of this process, whose client of object stores they would break."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["tests.support.mirror_storm"])
+    return found
+
+
 class Slow(Callback):
     """Takes time in each batch, and notes the steps."""
 
@@ -77,7 +84,7 @@ class Heavy(Net):
         self.register_buffer("ballast", torch.rand(BALLAST, generator=generator))
 
 
-def train(run: Path, log: Path, address: str | None, environment: dict[str, str]) -> None:
+def train(run: Path, log: Path, address: str | None, environment: dict[str, str], epochs: int) -> None:
     """Be one attempt.
 
     Args:
@@ -85,6 +92,7 @@ def train(run: Path, log: Path, address: str | None, environment: dict[str, str]
         log: Without a suffix: where the output, the steps and, at the end, the result go.
         address: Of the mirror; None: none.
         environment: Where the store is.
+        epochs: How long the run trains.
     """
     os.environ.update(environment)
     torch.set_num_threads(1)
@@ -96,14 +104,14 @@ def train(run: Path, log: Path, address: str | None, environment: dict[str, str]
         os.dup2(output.fileno(), 2)
     code = 1
     try:
-        _fit(run, log, address)
+        _fit(run, log, address, epochs)
         code = 0
     except BaseException as error:
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
     os._exit(code)
 
 
-def _fit(run: Path, log: Path, address: str | None) -> None:
+def _fit(run: Path, log: Path, address: str | None, epochs: int) -> None:
     seed_everything(0, verbose=False)
     listeners = []
     if address is not None:
@@ -123,7 +131,7 @@ def _fit(run: Path, log: Path, address: str | None) -> None:
     trainer = Trainer(
         accelerator="cpu",
         callbacks=[Slow(log.with_suffix(".steps")), saving],
-        max_epochs=EPOCHS,
+        max_epochs=epochs,
         val_check_interval=4,
         num_sanity_val_steps=0,
         logger=cairn.CSVLogger(run / "csv"),
@@ -198,8 +206,8 @@ class Storm:
         """Start once; return where its output is, and whether it has finished."""
         self.counts["attempts"] += 1
         log = self.folder / f"attempt_{self.counts['attempts']}"
-        given = (run, log, mirror.address, client_environment(self.store.url))
-        child = multiprocessing.get_context("fork").Process(target=train, args=given)
+        given = (run, log, mirror.address, client_environment(self.store.url), EPOCHS)
+        child = _processes().Process(target=train, args=given)
         child.start()
         if not kills:
             child.join()
@@ -356,7 +364,7 @@ def storm(
     found = Storm(folder, store, random.Random(seed), store.bucket())
     whole, log = folder / "whole", folder / "undisturbed"
     whole.mkdir()
-    child = multiprocessing.get_context("fork").Process(target=train, args=(whole, log, None, {}))
+    child = _processes().Process(target=train, args=(whole, log, None, {}, EPOCHS))
     child.start()
     child.join()
     assert child.exitcode == 0, f"see {log}.log"

@@ -25,17 +25,30 @@ _MEMORY: dict[str, Any] = {}
 """The stores of `memory://`, by name: they last as long as this process."""
 
 
+_process = 0
+"""Id of the process that has used the client; 0: none has."""
+
+
 def client() -> Any:
     """Return the client's module.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: It is not installed, or this process was forked from one that has used it: the two would share
+            the queue of network events, and the client of the other process would end in a segmentation fault.
     """
+    global _process
+    if _process not in (0, os.getpid()):
+        raise ConfigError(
+            f"This process was forked from process {_process} after that had used an object store, which its client "
+            f"does not survive. Start processes with spawn (for ranks: strategy='ddp'), or fork them before the first "
+            f"use of a mirror."
+        )
     try:
         import obstore
         import obstore.store
     except ImportError as error:
         raise ConfigError(f"Addresses of object stores need obstore: {how_to_install('remote')}") from error
+    _process = os.getpid()
     return obstore
 
 
