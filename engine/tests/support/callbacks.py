@@ -174,6 +174,10 @@ class FillDisk(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         number = trainer.fit_loop.epoch_loop.total_batch_idx
+        if number in (self.when, self.free):  # the disk decides over the saves after this batch, not over those before
+            for callback in trainer.checkpoint_callbacks:
+                while callback.engine.saves.busy:
+                    time.sleep(0.001)
         if number == self.when:
             found = os.statvfs(self.ballast.parent)
             self.ballast.write_bytes(bytes(found.f_bavail * found.f_frsize))

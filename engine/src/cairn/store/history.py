@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,9 +95,7 @@ class History:
         self._overdue = list(adopted.never_committed)
         try:
             earlier.settle_all(self.directory)
-            for path in self._catalog.leftovers():
-                if earlier.is_last(path):
-                    continue
+            for path in itertools.filterfalse(earlier.is_last, self._catalog.leftovers()):
                 log.info("Removed %s, which an interrupted save or deletion left.", path.name)
                 disk.remove(path)
             self.retain(self.saved, adopted.to_delete)
