@@ -10,7 +10,6 @@ One deletion goes the other way: first the record, then what no other record nee
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -116,8 +115,7 @@ class Actions:
 
     def point(self, link: str, stem: Stem) -> None:
         """Write the pointer that stands for a link."""
-        text = json.dumps({"name": stem.name, "digest": stem.digest, "record": stem.record})
-        self._objects.put(layout.POINTERS[link], f"{text}\n".encode())
+        self._objects.put(layout.POINTERS[link], layout.pointer(stem))
         self.mirrored.pointed[link] = stem
 
     def renew(self) -> None:

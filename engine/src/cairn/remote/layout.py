@@ -13,6 +13,7 @@ Names hold digests of the contents, so no object is ever overwritten by other co
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -77,6 +78,11 @@ def stem_of(saved: Saved) -> Stem:
 @lru_cache(2**14)
 def _stem(name: str, digest: str) -> Stem:
     return Stem(name, short(digest))
+
+
+def pointer(stem: Stem) -> bytes:
+    """Return the contents of a pointer to a checkpoint."""
+    return (json.dumps({"name": stem.name, "digest": stem.digest, "record": stem.record}) + "\n").encode()
 
 
 def data_of(saved: Saved) -> list[tuple[str, str, int]]:

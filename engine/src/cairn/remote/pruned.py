@@ -53,7 +53,8 @@ def plan(objects: Objects, rules: Sequence[keep.Rule], mode: Mode | None) -> Pla
                 whole.add(item.saved.digest)
     kept = survivors()
     leftovers = [] if bad else found.unreferenced(records)
-    return Plan(kept, [item for item in good.values() if item not in kept], broken, leftovers)
+    stems = {item.stem for item in kept}
+    return Plan(kept, [item for stem, item in good.items() if stem not in stems], broken, leftovers)
 
 
 def delete(objects: Objects, chosen: Plan) -> None:

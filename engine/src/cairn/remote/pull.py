@@ -51,8 +51,9 @@ def _pull(objects: Objects, target: Target) -> Pulled:
     present: list[Saved] = []
     disk.make_directory(target.directory)
     with disk.locked(target.directory):
-        # A damaged one does not take the place of an intact one: the rules choose again.
-        while (item := _next(good, target, [*downloaded, *present])) is not None:
+        left = _chosen(good, target)
+        while left:
+            item = left.pop()
             if staged.is_there(target.directory, item.saved):
                 present.append(item.saved)
                 continue
@@ -65,17 +66,18 @@ def _pull(objects: Objects, target: Target) -> Pulled:
             except CheckpointError as error:
                 skipped.append((item.saved.name, str(error)))
                 del good[item.saved.name]
+                # A damaged one does not take the place of an intact one: the rules choose again.
+                done = {saved.name for saved in (*downloaded, *present)}
+                left = [other for other in _chosen(good, target) if other.saved.name not in done]
         _link(target)
     return Pulled(downloaded, present, skipped)
 
 
-def _next(good: dict[str, Record], target: Target, done: Sequence[Saved]) -> Record | None:
-    """Return what is to be copied next, the newest first; None: nothing."""
+def _chosen(good: dict[str, Record], target: Target) -> list[Record]:
+    """Return what the rules keep of the checkpoints that can be copied, oldest first."""
     rules, mode = target.rules or ((), None)
     saved = sorted((item.saved for item in good.values()), key=lambda item: item.position)
-    names_done = {item.name for item in done}
-    left = [item for item in keep.survivors(rules, saved, mode) if item.name not in names_done]
-    return good[left[-1].name] if left else None
+    return [good[item.name] for item in keep.survivors(rules, saved, mode)]
 
 
 def _link(target: Target) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -68,8 +67,10 @@ def push(source: Source, where: Address) -> Pushed:
 def _push(source: Source, objects: Objects, saved: Sequence[Saved], skipped: list[tuple[str, str]]) -> Pushed:
     owner.claim(objects, source.id, source.run.name if source.run is not None else "")
     found = listed.look(objects)
-    present = [item for item in saved if layout.stem_of(item) in found.stems and not _lacking(found, item)]
-    missing = [item for item in saved if item not in present]
+    present, missing, stems = list[Saved](), list[Saved](), set(found.stems)
+    for item in saved:
+        is_there = layout.stem_of(item) in stems and not _lacking(found, item)
+        (present if is_there else missing).append(item)
     files = _upload_files(objects, found, source) if missing else []
     uploaded = []
     with Bar(f"Uploading to {objects.address}", sum(item.num_bytes for item in missing)) as bar:
@@ -119,6 +120,4 @@ def _advance(bar: Bar, before: list[int], num_bytes: int) -> None:
 
 def _point(objects: Objects, link: str, saved: Saved | None) -> None:
     if saved is not None:
-        stem = layout.stem_of(saved)
-        text = json.dumps({"name": stem.name, "digest": stem.digest, "record": stem.record})
-        objects.put(layout.POINTERS[link], f"{text}\n".encode())
+        objects.put(layout.POINTERS[link], layout.pointer(layout.stem_of(saved)))

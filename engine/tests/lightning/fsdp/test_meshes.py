@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -129,3 +130,13 @@ def test_a_layer_that_is_too_small_to_be_divided_is_refused(mesh):
     fully_shard(model, mesh=mesh["data_parallel"])
     with pytest.raises(ConfigError, match=r"weight has the shape \(1, 4\), which leaves nothing for some of the 2"):
         meshes.check(model, mesh)
+
+
+def test_a_trainer_clips_as_before_when_its_run_is_over():
+    plugin = Precision()
+    before = plugin.clip_grad_by_norm
+    clipping.install(plugin)
+    assert plugin.clip_grad_by_norm != before
+    for _ in range(2):  # a strategy is torn down after each stage
+        clipping.remove(plugin)
+        assert plugin.clip_grad_by_norm == before

@@ -5,8 +5,8 @@
                                K  whether there is a value of each name
                                K  the values
 
-If something has no place, or there is no form yet, processes exchange objects, which takes several times as long, and
-extend the form: names that were logged before, and their types. It is the same on all processes.
+The form lists the names logged so far and their types, and is the same on all processes. A value with a new name or
+type, as in the first batch, is sent as an object instead: that takes several times as long, and extends the form.
 """
 
 from __future__ import annotations

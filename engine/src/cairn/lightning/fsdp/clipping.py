@@ -6,6 +6,7 @@ Each rank adds the squares of what no other rank counts; the sum over all ranks 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,6 +21,16 @@ _SMALL = 1e-6
 def is_needed(model: nn.Module) -> bool:
     """Whether the parameters of a model are on several meshes."""
     return len({item.device_mesh for item in model.parameters() if isinstance(item, DTensor)}) > 1
+
+
+def install(plugin: Any) -> None:
+    """Let a precision plugin clip by this norm."""
+    plugin.clip_grad_by_norm = lambda optimizer, most: clip(plugin.main_params(optimizer), most)
+
+
+def remove(plugin: Any) -> None:
+    """Undo it."""
+    vars(plugin).pop("clip_grad_by_norm", None)
 
 
 def clip(parameters: Iterable[Tensor], most: float) -> Tensor:

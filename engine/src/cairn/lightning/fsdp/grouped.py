@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from cairn.data import parallel
 from cairn.errors import ConfigError
-from cairn.lightning.fsdp import meshes
+from cairn.lightning.fsdp import clipping, meshes
 from cairn.lightning.saved import ranks
 
 
@@ -82,4 +82,5 @@ class GroupedProcesses(ModelParallelStrategy):
 
     def teardown(self) -> None:
         parallel.compute_together(1)
+        clipping.remove(self.precision_plugin)
         super().teardown()

@@ -96,8 +96,7 @@ class FSDP2Strategy(GatheringSteps):
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
         if clipping.is_needed(module):
-            plugin: Any = self.precision_plugin
-            plugin.clip_grad_by_norm = lambda optimizer, most: clipping.clip(plugin.main_params(optimizer), most)
+            clipping.install(self.precision_plugin)
         self.buffers_are_due = True
 
     def _shard(self, module: LightningModule) -> None:
