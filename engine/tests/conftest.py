@@ -13,6 +13,7 @@ from tests.support.paths import PYTHONPATH
 from tests.support.slurm import Slurm
 
 from cairn.data import copies
+from cairn.jobs.signals import STOP_SIGNALS
 
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None, print_blob=True)
 settings.load_profile("fixed")
@@ -53,9 +54,14 @@ def _equal_data_is_tried_once():
 
 @pytest.fixture(autouse=True)
 def _environment():
-    """What a test, or W&B in it, sets in the environment is gone with the test."""
-    before = dict(os.environ)
+    """What a test, or W&B in it, sets in the environment is gone with the test; so are handlers of signals.
+
+    Lightning puts the handlers that it found back when a fit fails, which may be ours: they would stay for all tests.
+    """
+    before, handlers = dict(os.environ), {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     for name in {*before, *os.environ} - {"PYTEST_CURRENT_TEST"}:
         if name not in before:
             del os.environ[name]

@@ -1,5 +1,6 @@
 """A first signal only sets a flag while training runs; afterwards the previous handlers are back."""
 
+import multiprocessing
 import os
 import pty
 import signal
@@ -257,13 +258,27 @@ def test_outside_of_the_main_thread_no_handler_is_installed(handlers):
     assert found == handlers
 
 
-def test_a_worker_that_inherits_the_handlers_ignores_the_signals_and_restores_nothing(signals, monkeypatch):
+def test_a_forked_process_that_inherits_the_handlers_ignores_the_signals_and_restores_nothing(signals, monkeypatch):
     installed = current()
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    for number in (SIGTERM, SIGINT, SIGINT):
+    for number in (SIGHUP, SIGINT, SIGINT, signal.SIGUSR1):
         signal.raise_signal(number)
     signals.remove()
     assert (signals.received, current()) == (0, installed)
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["installed", "put back after it was removed"])
+def test_a_forked_process_can_be_terminated(signals, removed):
+    """`multiprocessing` ends a pool that way, and waits for it."""
+    ours = signal.getsignal(SIGTERM)
+    if removed:
+        signals.remove()
+        signal.signal(SIGTERM, ours)
+    child = multiprocessing.get_context("fork").Process(target=signal.pause)
+    child.start()
+    child.terminate()
+    child.join()
+    assert (child.exitcode, signals.received) == (-SIGTERM, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

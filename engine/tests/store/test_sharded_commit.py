@@ -278,12 +278,41 @@ def test_a_writer_that_dies_at_work_is_given_up(tmp_path, impatient, working):
     left(tmp_path)
 
 
+@pytest.mark.parametrize("was_seen", [True, False], ids=["seen at work", "on a file system without locks"])
+def test_once_the_training_has_ended_a_writer_that_was_seen_at_work_and_died_is_not_waited_for(
+    tmp_path, monkeypatch, working, was_seen
+):
+    monkeypatch.setattr(sharded_commit, "SILENCE_AFTER_END_S", 0.0)
+    monkeypatch.setattr(sharded_commit, "SILENCE_S", 0.2)
+    process, _ = working
+    shard.write(part(tmp_path, 0), content(0))
+    (part(tmp_path, 1).folder / names.temp_name(names.shard_name(1))).write_bytes(b"begun")
+    if not was_seen:
+        monkeypatch.setattr(sign_of_life, "is_shown", lambda *given: False)
+    looks = []
+
+    def has_ended():
+        if looks and was_seen:
+            process.kill()
+            process.join()
+        looks.append(0)
+        return True
+
+    with pytest.raises(SaveError, match="the writer of rank 1 has shown no sign of life for ") as caught:
+        sharded_commit.wait_for_reports(part(tmp_path, 0), has_ended=has_ended)
+    assert (f"for {0.0 if was_seen else 0.2:g} s" in str(caught.value), len(looks) > 1) == (True, True)
+
+
 def test_a_writer_shows_that_it_is_at_work_until_it_has_reported(tmp_path, monkeypatch):
     mine, seen = part(tmp_path, 1), []
 
     def ask():
-        with multiprocessing.get_context("fork").Pool(1) as pool:
-            seen.append(pool.apply(sign_of_life.is_shown, (mine.folder, 1)))
+        there = multiprocessing.get_context("fork").Process(
+            target=lambda: os._exit(sign_of_life.is_shown(mine.folder, 1)), daemon=True
+        )
+        there.start()
+        there.join()
+        seen.append(bool(there.exitcode))
 
     put = disk.put
     monkeypatch.setattr(disk, "put", lambda *given: (ask(), put(*given)))

@@ -27,6 +27,8 @@ class Interrupts:
     Handlers of the user's own code are called as well, whenever their signal comes, as Lightning calls them. If one
     raises while training runs (`sys.exit` is usual there), the run still saves before it ends.
 
+    In a process that was forked from this one, SIGTERM acts as before, and the other signals are ignored.
+
     Attributes:
         received: Number of the first signal; 0 if there was none.
         training: True while a boundary will come at which the run can be saved.
@@ -93,7 +95,11 @@ class Interrupts:
         self.remove()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a DataLoader's worker inherits the handler
+        if os.getpid() != self._owner:  # a forked process inherits the handler
+            # Without this, the end of a `multiprocessing.Pool` would wait for ever. The other signals come from a
+            # terminal or a scheduler to all processes: the main one obeys, and needs its children until then.
+            if number == signal.SIGTERM:
+                self._pass_on(number)
             return
         if self._calls_own:  # a handler of the user passes the signal on to the one that it found: this one
             return
@@ -127,11 +133,11 @@ class Interrupts:
             self._calls_own = False
 
     def _pass_on(self, number: int) -> None:
-        """Act as the handler from before: other code has put ours back after it was removed.
+        """Act as the handler from before: in a forked process, or if other code has put ours back after it was removed.
 
         Lightning does that when a fit fails: it restores what it found at its start, which was our handler.
         """
-        _restore(number, self._removed.get(number))
+        _restore(number, (self._removed | self.previous_handlers).get(number))
         signal.raise_signal(number)
 
 

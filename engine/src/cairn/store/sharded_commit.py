@@ -19,7 +19,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cairn import opening
@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 SILENCE_S = 120.0
 """Give up after this time without progress of any shard, in seconds, if a missing one shows no sign of life."""
 SILENCE_AFTER_END_S = 10.0
-"""The same for ranks that have not begun to write, once the training of rank 0 has ended: they may have died."""
+"""The same once the training of rank 0 has ended, for ranks that may have died: they have not begun to write, or their
+writer was seen at work and is gone."""
 _POLL_S, _LONGEST_POLL_S = 0.01, 0.5
 
 
@@ -48,6 +49,8 @@ class Progress:
 
     sizes: Mapping[str, int]
     since_s: float
+    at_work: set[int] = field(default_factory=set)
+    """Ranks whose writer was seen at work: the file system shows when it dies."""
 
     def look(self, folder: Path) -> bool:
         """Look at the directory; return whether something has changed."""
@@ -193,14 +196,16 @@ def _patience(plan: ShardPlan, found: Mapping[int, Report], progress: Progress, 
         Incomplete: A rank shows no sign of life.
     """
     silent_s = time.monotonic() - progress.since_s
-    limits_s = {}
-    for rank in range(plan.world_size):
-        if rank not in found:
-            has_begun = any(_of_rank(name, rank) for name in progress.sizes)
-            limits_s[rank] = SILENCE_AFTER_END_S if has_ended and not has_begun else SILENCE_S
+    missing = [rank for rank in range(plan.world_size) if rank not in found]
+    at_work = {rank for rank in missing if sign_of_life.is_shown(plan.folder, rank)}
+    progress.at_work |= at_work
+    limits_s = dict.fromkeys(missing, SILENCE_S)
+    if has_ended:
+        not_begun = {rank for rank in missing if not any(_of_rank(name, rank) for name in progress.sizes)}
+        limits_s |= dict.fromkeys(not_begun | (progress.at_work.intersection(missing) - at_work), SILENCE_AFTER_END_S)
     late = [rank for rank, limit_s in limits_s.items() if silent_s >= limit_s]
     path = plan.directory / plan.name
-    if dead := [rank for rank in late if not sign_of_life.is_shown(plan.folder, rank)]:
+    if dead := [rank for rank in late if rank not in at_work]:
         raise Incomplete(
             f"The checkpoint {path} could not be written: the writer of {name_ranks(dead)} has shown no sign of life "
             f"for {limits_s[dead[0]]:g} s. Look for the cause in the log of that rank."

@@ -12,14 +12,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from cairn import opening
 from cairn.store import names
 
 _HELD = {errno.EAGAIN, errno.EACCES}  # POSIX allows both
+_TRIES, _PAUSE_S = 3, 0.001
+"""Who looks for the sign holds the lock meanwhile, for microseconds."""
 
 
 @contextmanager
@@ -36,8 +39,12 @@ def shown(folder: Path, rank: int) -> Iterator[None]:
         yield
         return
     try:
-        with suppress(OSError):
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, rank)
+        for _ in range(_TRIES):
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, rank)
+                break
+            except OSError:
+                time.sleep(_PAUSE_S)
         yield
     finally:
         os.close(handle)
