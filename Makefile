@@ -13,7 +13,7 @@ ENGINE := $(wildcard engine)
 MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null && echo /dev/shm)
 # One torch thread per test process: two processes that use all cores are slower than two that use one core each.
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/python -m pytest --dist worksteal
 
 # Run the tests of the project, then those of the library, also after a failure. pytest exits with 5 if it finds no test:
 # accepted for a project that has none yet, and if ARGS selects tests of the other folder only.
@@ -49,10 +49,11 @@ train: $(INSTALLED) ## train; ARGS="..." are Hydra overrides
 	$(BIN)/python train.py $(ARGS)
 
 test: $(INSTALLED) ## run the tests of the project and the fast tests of the library; ARGS="-k loader" selects some
-	@$(call run_tests,-m "not slow")
+	@$(call run_tests,-n 2 -m "not slow")
 
+# One process more: slow tests wait for SLURM, for time limits, for the ends of processes.
 test-all: $(INSTALLED) ## run all tests, including kill -9, SLURM, W&B and notebooks
-	@$(call run_tests,)
+	@$(call run_tests,-n 3)
 
 bench: $(INSTALLED) ## measure what a save costs; ARGS="--quick", "--help", ...
 	cd engine && $(BIN)/python -m benchmarks $(ARGS)

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import shlex
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
 def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Sequence[str]) -> dict[str, Any]:
     work = Path(options.dir or out / "work" / "ranks").absolute()
     work.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(work / "run", ignore_errors=True)  # of a benchmark that was killed
     raw: dict[str, Any] = {
         "machine": machine.describe(work, "cpu"),
         "settings": {"ranks": options.ranks, "rounds": options.rounds},
