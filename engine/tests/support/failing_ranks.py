@@ -178,6 +178,7 @@ class Saves(Callback):
         if trainer.fit_loop.epoch_loop.total_batch_idx > 0:
             return
         engine = self.saving.engine
+        engine.saves.begin(trainer)  # as the first boundary does: rank 0 deletes leftovers before any rank writes
         for number, (hook, way, rank) in enumerate(cases()):
             self.faults.hook = hook if trainer.global_rank == rank else ""
             self.faults.fails = WAYS[way]
