@@ -5,10 +5,12 @@ import threading
 import time
 
 import pytest
-from tests.support.mirrored_run import Faults, MirroredRun
+from tests.support.mirrored_run import Faults, MirroredRun, data_name
 
 from cairn.errors import ConfigError, RemoteError
-from cairn.remote import backoff, bounded
+from cairn.remote import address, backoff, bounded, layout, owner
+from cairn.remote.objects import Objects
+from cairn.remote.session import Session
 from cairn.store import names
 from cairn.uploads import thread
 
@@ -102,6 +104,93 @@ def test_a_store_that_never_answers_blocks_neither_saves_nor_the_end(where, tmp_
     assert f"the newest on the local disk is {run.name(19)}" in caplog.text
     in_outbox = {path.name for path in (run.folder / names.MIRROR_OUTBOX).glob("epoch_*.ckpt")}
     assert len(in_outbox - kept) <= 1, "only what was being sent"
+
+
+def test_what_is_not_wanted_any_more_is_not_waited_for(where, tmp_path, faults, monkeypatch):
+    """Else the thread would ask again and again, and training would share the processor with it."""
+    monkeypatch.setattr(backoff, "FIRST_S", 3600.0)
+    monkeypatch.setattr(backoff, "LONGEST_S", 3600.0)
+    run = MirroredRun(where, tmp_path / "checkpoints", every=2)
+    run.idle()
+    faults.before = failing(DOWN)
+    run.save(0)
+    run.idle()
+    run.save(1, delete=(0,))
+    run.idle()
+    uploader = run.mirror._parts.uploader
+    uploader._backoff._now = lambda: time.monotonic() + 7200.0
+    assert uploader.work() is None
+    faults.before = lambda method, name: None
+    run.end()
+    assert run.mirrored() == [run.name(1)]
+
+
+def test_the_newest_is_not_deleted_because_the_best_is_there(where, tmp_path, faults):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0, best=True)
+    run.save(1)
+    run.idle()
+    faults.before = failing(FULL)
+    run.save(2, delete=(1,))
+    run.idle()
+    assert run.mirrored() == [run.name(0), run.name(1)]
+    faults.before = lambda method, name: None
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(2)]
+
+
+def test_nothing_is_deleted_before_the_mirror_has_all_of_its_successor(where, tmp_path, faults):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    made = run.save(1)
+    run.end()
+    run.delete(0)
+    run.objects.delete([data_name(made)])
+    faults.before = failing(DOWN)
+    again = MirroredRun(where, run.folder)
+    again.idle()
+    assert again.listed() == [run.name(0), run.name(1)]
+    faults.before = lambda method, name: None
+    again.end()
+    assert again.mirrored() == [run.name(1)]
+
+
+def test_a_checkpoint_that_was_replaced_while_it_was_sent_gets_no_record(where, tmp_path, faults):
+    """Its name has other bytes now."""
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.idle()
+    reached = threading.Event()
+
+    def before(method, name):
+        if (method, name) == ("get", layout.ATTEMPT) and not reached.is_set():
+            reached.set()
+            faults.release.wait(60)
+
+    faults.before = before
+    run.save(0)
+    assert reached.wait(60)
+    made = run.save(0, contents=5)
+    faults.release.set()
+    run.end()
+    created = [name for method, name in faults.calls if method == "create" and name.startswith(layout.CHECKPOINTS)]
+    assert created == [layout.stem_of(made).record]
+    assert run.record(0).saved == made
+    assert run.objects.get(data_name(made)) == (run.folder / made.name).read_bytes()
+    assert run.unreferenced() == []
+
+
+def test_a_start_that_was_given_up_does_not_take_over_later(where, tmp_path, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(owner, "claim", lambda *arguments: release.wait(60))
+    session = Session(address.parse(where), "toy", "a")
+    with pytest.raises(RemoteError, match="does not answer within"):
+        bounded.call(session.open, session.address, 0.0)
+    left = [item for item in threading.enumerate() if item.name == "cairn-remote"]
+    release.set()
+    for item in left:
+        item.join(60)
+    assert not session.is_open
+    assert Objects(session.address).list() == []
 
 
 def test_what_the_queue_cannot_hold_is_mirrored_while_it_is_here(where, tmp_path, faults, caplog):

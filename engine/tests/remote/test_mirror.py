@@ -1,5 +1,6 @@
 """What a mirror holds of a run, and when something is deleted there."""
 
+import hashlib
 import json
 import logging
 import pickle
@@ -10,8 +11,9 @@ from tests.support.mirrors import mirror_checkpoint
 from tests.support.shards import commit_shards
 
 from cairn.errors import ConfigError
-from cairn.remote import layout, listed, uploader
+from cairn.remote import address, layout, listed, ranks, uploader
 from cairn.remote.mirror import Mirror
+from cairn.remote.objects import Objects
 from cairn.store import names
 from cairn.uploads.thread import WakingThread
 
@@ -110,6 +112,84 @@ def test_a_checkpoint_saved_again_replaces_the_one_of_that_name(where, tmp_path)
     assert run.record(0).saved == made
 
 
+@pytest.mark.parametrize("harm", ["data", "size", "part", "record"])
+def test_what_a_mirror_lacks_of_a_checkpoint_is_uploaded_again(where, tmp_path, harm):
+    """A lifecycle rule, or a person, has deleted or changed an object."""
+    run_directory = tmp_path / "run"
+    run_directory.mkdir()
+    (run_directory / "config.yaml").write_text("a: 1")
+    run = MirroredRun(where, run_directory / "checkpoints", run_directory=run_directory)
+    run.save(0)
+    made = run.save(1)
+    run.end()
+    stem, part = layout.stem_of(made), run.record(1).files[0].parts[0].object
+    if harm in ("data", "part"):
+        run.objects.delete([stem.data if harm == "data" else part])
+    else:
+        run.objects.put(stem.data if harm == "size" else stem.record, b"{")
+    again = MirroredRun(where, run.folder, run_directory=run_directory)
+    again.end()
+    assert again.mirrored() == [run.name(0), run.name(1)]
+    assert again.objects.get(stem.data) == (run.folder / made.name).read_bytes()
+    assert again.unreferenced() == []
+
+
+def test_a_piece_that_was_removed_as_a_leftover_is_uploaded_again(where, tmp_path, monkeypatch):
+    """A run that repeats batches writes rows again whose piece the start before has left without a record."""
+    rows, run_directory = b"step,loss\n1,0.5\n", tmp_path / "run"
+    piece = layout.part_name(hashlib.sha256(rows).hexdigest())
+    Objects(address.parse(where)).put(piece, rows)
+    monkeypatch.setattr(uploader, "LEFTOVERS_S", 0.0)
+    run = MirroredRun(where, run_directory / "checkpoints", run_directory=run_directory)
+    run.save(0)
+    run.idle()
+    assert run.unreferenced() == []
+    (run_directory / "metrics.csv").write_bytes(rows)
+    run.save(1)
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(1)]
+    assert run.objects.get(piece) == rows
+
+
+def test_other_ranks_upload_their_shards(where, tmp_path, monkeypatch):
+    sent = []
+
+    class OfRank1(Objects):
+        def put_file(self, name, path, beat):
+            sent.append(name.rpartition("/")[2])
+            super().put_file(name, path, beat)
+
+    monkeypatch.setattr(ranks, "POLL_S", 0.01)
+    monkeypatch.setattr(ranks, "TAKE_S", 60.0)
+    monkeypatch.setattr("cairn.remote.mirror.Objects", OfRank1)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / names.MIRROR_RANKS).mkdir()
+    (folder / names.MIRROR_RANKS / "of-a-killed-start.json").write_text("{}")
+    made = commit_shards(folder, 3, world_size=2)
+    other = Mirror(where)
+    other.assist(folder, 1)
+    run = MirroredRun(where, folder)
+    run.end()
+    other.close(True, 60.0)
+    assert run.mirrored() == [made.name]
+    assert sent == [names.shard_name(1)]
+    assert not (folder / names.MIRROR_RANKS).exists()
+
+
+def test_another_fit_ends_the_uploads_of_the_one_before(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    made = run.save(0)
+    run.idle()
+    before = run.mirror._parts.thread
+    run.mirror.opened(run.folder, [made], run.links, [])
+    before.join(60)
+    assert not before.is_alive
+    run.save(1)
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(1)]
+
+
 def test_a_kill_before_a_deletion_does_not_keep_the_checkpoint_for_ever(where, tmp_path):
     run = MirroredRun(where, tmp_path / "one")
     run.save(0)
@@ -188,10 +268,11 @@ def test_what_a_kill_has_left_is_removed_at_the_end(where, tmp_path):
     assert run.objects.get("files/somebody's") == b"not ours"
 
 
-def test_shards_are_uploaded_before_the_record(where, tmp_path):
+def test_shards_are_uploaded_before_the_record(where, tmp_path, monkeypatch):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     made = commit_shards(folder, 3)
+    monkeypatch.setattr(ranks, "TAKE_S", 0.0)  # there are no other ranks
     run = MirroredRun(where, folder)
     run.end()
     assert run.mirrored() == [made.name]

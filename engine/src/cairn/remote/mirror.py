@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 _CHANGE, _END = "change", "end"
 _LAST_ANSWER_S = 1.0
-"""How long the end waits for an upload that was ended to let go of the store, in seconds."""
+"""Maximum time that the end waits for the request under way, in seconds."""
 
 
 class Mirror(Listener):
@@ -82,6 +82,7 @@ class Mirror(Listener):
         self.settings = MirrorSettings(every, keep, queue_bytes, wait_s, grace_s)
         self.wait_s, self.grace_s = wait_s, grace_s
         self.run_directory = None if run_directory is None else Path(run_directory).absolute()
+        self.run_elsewhere = ""
         self._session: Session | None = None
         self._parts: _Parts | None = None
         self._assistant: Assistant | None = None
@@ -99,6 +100,7 @@ class Mirror(Listener):
         """Bring the newest intact checkpoint of the mirror, if it is newer; see `Listener.bring`."""
         target = Target(directory, self.run_directory, (rules, mode))
         found = start.look(self.address)
+        self.run_elsewhere = found.run
         found.check_run(local.run if local is not None else "")
         return found.bring(target, local)
 
@@ -131,6 +133,7 @@ class Mirror(Listener):
                     parameter="mirror",
                 ) from error
             log.warning("%s. The run goes on from the local disk; uploads are tried again.", first_line(error))
+        ShardUploads(directory).close()  # what a killed start has left would keep the other ranks at the end
         self._session = session
 
     def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
@@ -139,18 +142,21 @@ class Mirror(Listener):
         if self._session is None:
             raise ConfigError("Mirror.begin was not called: use this listener with a Checkpointer.")
         if self._parts is not None:  # another fit of the same process goes on with the same checkpoints
-            self._parts.uploader.abandon()
+            self._parts.abandon()
         errors = ErrorsOnce("Mirror")
         state = State(self.settings, Outbox(directory, names.MIRROR_OUTBOX), errors)
         files = RunFiles(self.run_directory, directory, errors)
-        uploader = Uploader(self._session, state, files, ShardUploads(directory), errors)
+        shards = ShardUploads(directory)
+        uploader = Uploader(self._session, state, files, shards, errors)
         log.info("Checkpoints are mirrored to %s", self.address)
         state.opened(kept, links)
-        self._parts = _Parts(state, uploader)
-        self._parts.thread.start()
+        self._parts = _Parts(state, uploader, shards)
+        self._parts.start()
 
     def assist(self, directory: Path, rank: int) -> None:
         """Upload the shards of this rank when rank 0 asks for it; see `Listener.assist`."""
+        if self._assistant is not None:  # of an earlier fit of this process
+            self._assistant.close(0.0)
         self._assistant = Assistant(directory.absolute(), rank, lambda: Objects(self.address))
 
     def committed(self, saved: Saved, links: Links) -> None:
@@ -180,25 +186,45 @@ class Mirror(Listener):
         if self._parts is None:
             return
         parts, self._parts = self._parts, None
-        parts.uploader.end(hurries=is_stopped)
-        parts.state.finish()
-        parts.thread.wake(_END)
-        try:
-            parts.thread.join_with_progress(limit_s, "the mirror", lambda: _left(parts.uploader))
-        except KeyboardInterrupt:
-            log.info("Interrupted: no longer waiting for the mirror.")
-        if parts.thread.is_alive:
-            parts.uploader.abandon()
-            parts.thread.join(_LAST_ANSWER_S)
+        parts.end(limit_s, hurries=is_stopped)
         _report(self.address, parts, self.run_directory, finished)
 
 
 class _Parts:
     """What works while a run is open."""
 
-    def __init__(self, state: State, uploader: Uploader) -> None:
-        self.state, self.uploader = state, uploader
+    def __init__(self, state: State, uploader: Uploader, shards: ShardUploads) -> None:
+        self.state, self.uploader, self._shards = state, uploader, shards
         self.thread = WakingThread("cairn-mirror", self._work)
+
+    def start(self) -> None:
+        """Begin to upload."""
+        self._shards.open()
+        self.thread.start()
+
+    def end(self, limit_s: float, hurries: bool) -> None:
+        """Upload what is left, for a limited time.
+
+        Args:
+            limit_s: Maximum time to wait, in seconds.
+            hurries: The newest checkpoint comes first.
+        """
+        self.state.finish()
+        self.uploader.end(hurries)
+        self.thread.wake(_END)
+        try:
+            self.thread.join_with_progress(limit_s, "the mirror", lambda: _left(self.uploader))
+        except KeyboardInterrupt:
+            log.info("Interrupted: no longer waiting for the mirror.")
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Upload nothing more."""
+        if self.thread.is_alive:
+            self.uploader.abandon()
+            self.thread.wake(_END)
+            self.thread.join(_LAST_ANSWER_S)
+        self._shards.close()
 
     def _work(self, thread: WakingThread) -> None:
         left_s = self.uploader.work()
@@ -209,7 +235,7 @@ class _Parts:
 
 def _left(uploader: Uploader) -> str:
     num_bytes = uploader.left_bytes
-    return f"{format_bytes(num_bytes)} left to upload" if num_bytes else "its last answer is missing"
+    return f"{format_bytes(num_bytes)} left to upload" if num_bytes else "all data is sent"
 
 
 def _report(where: Address, parts: _Parts, run: Path | None, finished: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cairn.errors import ConfigError
-from cairn.remote import listed, owner
+from cairn.remote import bounded, listed, owner
 from cairn.remote.address import Address
 from cairn.remote.objects import Objects
 from cairn.remote.owner import Attempt
@@ -44,6 +44,7 @@ class Session:
         objects = Objects(self.address)
         objects.check()
         owner.claim(objects, self.run, self._name)
+        bounded.check()  # if this call was given up long ago, another start may be at work by now
         self._attempt.begin(objects)
         self._objects = objects
 
