@@ -7,6 +7,7 @@ from tests.support.mirrors import objects_at
 
 from cairn.errors import ConfigError, RemoteError
 from cairn.remote import layout, owner
+from cairn.remote.objects import Objects
 from cairn.remote.owner import Attempt, TakenOver
 
 
@@ -36,6 +37,28 @@ def test_of_many_runs_that_start_at_once_one_gets_the_mirror(objects):
         won = list(pool.map(claim, range(8)))
     assert won.count(True) == 1
     assert owner.read(objects).run == f"run{won.index(True)}"
+
+
+class Careless(Objects):
+    """A server that ignores the condition of a conditional create, as some do."""
+
+    def create(self, name, data):
+        self.put(name, data)
+        return True
+
+
+def test_a_server_that_overwrites_what_exists_is_named_and_the_second_run_is_refused(tmp_path, caplog):
+    objects = Careless(objects_at("memory", tmp_path).address)
+    owner.claim(objects, "a")
+    assert "ignores that an object is to be created only if there is none" in caplog.text
+    with pytest.raises(ConfigError, match="belongs to another run"):
+        owner.claim(objects, "b")
+    assert owner.read(objects).run == "a"
+
+
+def test_a_server_that_honours_it_is_not_named(objects, caplog):
+    owner.claim(objects, "a")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"name": "a"}', b'{"run": 3}', b"\xff"])

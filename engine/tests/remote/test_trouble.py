@@ -36,6 +36,8 @@ def sent(kind):
         (answered(503, "SlowDown"), S3, "unavailable", "(503 SlowDown): try again later"),
         (answered(500, "InternalError"), S3, "unavailable", "500"),
         (answered(429), S3, "unavailable", "429"),
+        (answered(409, "ConditionalRequestConflict"), S3, "unavailable", "try again later"),
+        (answered(501, "NotImplemented"), S3, "misused", "does not support a request that a mirror needs"),
         (answered(403, "QuotaExceeded"), S3, "full", "no space left (403 QuotaExceeded)"),
         (answered(507), S3, "full", "no space left"),
         (answered(301, "PermanentRedirect"), S3, "misused", "AWS_REGION"),

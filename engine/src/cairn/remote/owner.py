@@ -7,6 +7,7 @@ attempt.json   overwritten by each start: an earlier one that still runs finds a
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from cairn.errors import CairnError, ConfigError, RemoteError
 from cairn.records import RecordError
 from cairn.remote import layout
 from cairn.remote.objects import Objects
+
+log = logging.getLogger(__name__)
 
 _MOST_BYTES = 2**16
 
@@ -88,14 +91,29 @@ def claim(objects: Objects, run: str, name: str = "") -> None:
         ConfigError: It belongs to another run.
         RemoteError: The store cannot be used.
     """
-    if objects.create(layout.OWNER, (json.dumps(asdict(Owner(run, name))) + "\n").encode()):
-        return
+    # Servers that ignore the condition of a conditional create overwrite the owner, so it is read first.
     found = read(objects)
+    if found is None:
+        contents = (json.dumps(asdict(Owner(run, name))) + "\n").encode()
+        if objects.create(layout.OWNER, contents):
+            _check_condition(objects, contents)
+            return
+        found = read(objects)
     if found is not None and found.run != run:
         raise ConfigError(
             f"{objects.address} belongs to another run ({', '.join(filter(None, (found.run, found.name)))}, since "
-            f"{found.since}): give each run an address of its own, or delete what is there.",
+            f"{found.since}): give each run an address of its own, resume that one, or delete what is there.",
             parameter="mirror",
+        )
+
+
+def _check_condition(objects: Objects, contents: bytes) -> None:
+    """Warn if the store overwrites an object that was to be created only if there is none."""
+    if objects.create(layout.OWNER, contents + b"\n"):  # the same to a reader
+        log.warning(
+            "%s ignores that an object is to be created only if there is none: two runs that start with this address "
+            "at the same moment do not notice each other. Give each run an address of its own.",
+            objects.address,
         )
 
 

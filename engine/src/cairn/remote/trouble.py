@@ -27,7 +27,7 @@ _FULL = ("QuotaExceeded", "InsufficientStorage", "StorageFull", "AccountQuotaExc
 _FULL_ERRNO = {28, 122}  # ENOSPC, EDQUOT
 _REFUSED_ERRNO = {1, 13, 30}  # EPERM, EACCES, EROFS
 _MISUSED = ("InvalidBucketName", "AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraint")
-_TRANSIENT = {408, 425, 429}
+_TRANSIENT = {408, 409, 425, 429}
 
 
 def explain(error: BaseException, address: Address) -> RemoteError:
@@ -69,6 +69,9 @@ def _of_a_status(status: int, code: str, address: Address) -> RemoteError:
         return _made("misused", f"{address} cannot be used like this{named}: check the name of the bucket, and {cure}.")
     if status in (401, 403):
         return _made("refused", f"{address} refuses access{named}: check the credentials and their rights.")
+    if status == 501:
+        what = "a request that a mirror needs, such as to create an object only if there is none"
+        return _made("misused", f"{address} does not support {what}{named}: use another store.")
     if status >= 500 or status in _TRANSIENT:
         return _made("unavailable", f"{address} does not work at the moment{named}: try again later.")
     if status == 404:
