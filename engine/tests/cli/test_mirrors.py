@@ -7,12 +7,13 @@ import pytest
 from tests.support.cli import SCORES, cairn
 from tests.support.mirrors import damage, objects_at
 from tests.support.shards import commit_shards
-from tests.support.values import truncate
+from tests.support.values import commit, truncate
 
 from cairn.remote import layout, listed, owner
 from cairn.runs.directory import RunDirectory
 from cairn.store import names
 from cairn.store.catalog import Catalog
+from cairn.store.commit import delete_checkpoint
 
 
 @pytest.fixture
@@ -52,6 +53,19 @@ def test_push_copies_what_is_missing_and_pull_brings_it_back(run, store, mirrore
     assert (there.checkpoints() / names.LAST).readlink().name == local[-1].name
     assert (there.checkpoints() / names.BEST).readlink().name == local[1].name
     cairn("verify", there.path)
+
+
+def test_pull_leaves_another_checkpoint_of_the_same_name_alone(run, mirrored, tmp_path, capsys):
+    there = tmp_path / "there"
+    cairn("pull", mirrored, "--to", there)
+    newest = Catalog(there / "checkpoints").newest()
+    delete_checkpoint(there / "checkpoints", newest.name)
+    other = commit(there / "checkpoints", newest.number, run=newest.run)
+    assert other.name == newest.name
+    capsys.readouterr()
+    cairn("pull", mirrored, "--to", there, expect=1)
+    assert f"not downloaded: {newest.name}, another checkpoint of this name is in the directory" in printed(capsys)
+    assert Catalog(there / "checkpoints").newest() == other
 
 
 def test_pull_puts_the_run_where_it_was_with_its_newest_and_its_best(run, mirrored, tmp_path, capsys):

@@ -17,6 +17,8 @@ from cairn.store import disk, links, names
 from cairn.store.catalog import Catalog
 from cairn.types import Saved
 
+_OTHER = "another checkpoint of this name is in the directory: move it away, or pull into another one"
+
 
 @dataclass(frozen=True)
 class Pulled:
@@ -49,13 +51,17 @@ def _pull(objects: Objects, target: Target) -> Pulled:
     good = {item.saved.name: item for item in sorted(records, key=lambda item: item.saved.created)}
     downloaded: list[Saved] = []
     present: list[Saved] = []
+    seen: set[str] = set()
     disk.make_directory(target.directory)
     with disk.locked(target.directory):
         left = _chosen(good, target)
         while left:
             item = left.pop()
-            if staged.is_there(target.directory, item.saved):
-                present.append(item.saved)
+            seen.add(item.saved.name)
+            here = staged.described(target.directory / item.saved.name)
+            if here is not None:
+                is_same = here.digest == item.saved.digest
+                present.append(item.saved) if is_same else skipped.append((here.name, _OTHER))
                 continue
             try:
                 if missing := there.missing_data(item):
@@ -67,8 +73,7 @@ def _pull(objects: Objects, target: Target) -> Pulled:
                 skipped.append((item.saved.name, str(error)))
                 del good[item.saved.name]
                 # A damaged one does not take the place of an intact one: the rules choose again.
-                done = {saved.name for saved in (*downloaded, *present)}
-                left = [other for other in _chosen(good, target) if other.saved.name not in done]
+                left = [other for other in _chosen(good, target) if other.saved.name not in seen]
         _link(target)
     return Pulled(downloaded, present, skipped)
 
