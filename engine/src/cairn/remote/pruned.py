@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cairn.policy import keep
-from cairn.remote import checked, listed
+from cairn.remote import checked, layout, listed
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record
-from cairn.types import Mode
+from cairn.store import audit
+from cairn.types import Mode, Saved
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,16 @@ def plan(objects: Objects, rules: Sequence[keep.Rule], mode: Mode | None) -> Pla
     """
     found = listed.look(objects)
     records, bad = listed.read_records(objects, found)
-    broken = [(stem.name, str(why)) for stem, why in bad.items()]
-    good, whole = {item.stem: item for item in records}, set[str]()
+    by_stem = {item.stem: item for item in records}
 
-    def survivors() -> list[Record]:
-        by_digest = {item.saved.digest: item for item in good.values()}
-        return [by_digest[item.digest] for item in keep.survivors(rules, [r.saved for r in good.values()], mode)]
+    def damage(saved: Saved) -> str:
+        return checked.damage(objects, found, by_stem[layout.stem_of(saved)])
 
-    while unread := [item for item in survivors() if item.saved.digest not in whole]:
-        for item, why in checked.damage(objects, unread):
-            if why:
-                broken.append((item.saved.name, why))
-                del good[item.stem]
-            else:
-                whole.add(item.saved.digest)
-    kept = survivors()
+    chosen = audit.choose([item.saved for item in records], rules, mode, damage)
+    kept, to_delete = ([by_stem[layout.stem_of(item)] for item in some] for some in (chosen.kept, chosen.to_delete))
+    broken = [*((stem.name, str(why)) for stem, why in bad.items()), *((it.path.name, it.why) for it in chosen.broken)]
     leftovers = [] if bad else found.unreferenced(records)
-    stems = {item.stem for item in kept}
-    return Plan(kept, [item for stem, item in good.items() if stem not in stems], broken, leftovers)
+    return Plan(kept, to_delete, broken, leftovers)
 
 
 def delete(objects: Objects, chosen: Plan) -> None:
