@@ -48,6 +48,8 @@ def sent(kind):
         (sent("Decode"), AZ, "unavailable", "the request failed): check the network."),
         (Exception("Error performing PUT http://169.254.169.254/latest/api/token - status code: 403 F"), S3, "refused",
          "There are no credentials for s3://bucket/run: set AWS_ACCESS_KEY_ID"),
+        (Exception("lacked valid authentication credentials for path External AWS credential provider: hunter2\n"), S3,
+         "refused", "cannot be renewed: log in again"),
         (Exception("Azure error: Account must be specified"), AZ, "refused", "AZURE_STORAGE_ACCOUNT_NAME"),
         (Exception("HTTP error: builder error"), S3, "misused", "not a valid URL"),
         (ValueError("Could not parse path"), S3, "misused", "a name in it"),

@@ -20,6 +20,8 @@ _NO_CREDENTIALS = re.compile(
     r"/latest/api/token|computeMetadata|InstanceMetadata",
     re.IGNORECASE,
 )
+_NOT_RENEWED = "External AWS credential provider"
+"""What the client says where `credentials` could not give it any."""
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 _EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException", "RequestExpired")
 _SKEWED = ("RequestTimeTooSkewed",)
@@ -80,6 +82,12 @@ def _of_a_status(status: int, code: str, address: Address) -> RemoteError:
 
 
 def _without_status(error: BaseException, text: str, address: Address) -> RemoteError:
+    if _NOT_RENEWED in text:
+        return _made(
+            "refused",
+            f"The credentials for {address} cannot be renewed: log in again, as with aws sso login, or correct "
+            f"AWS_PROFILE.",
+        )
     if _NO_CREDENTIALS.search(text):
         names = CREDENTIALS.get(address.scheme, "them")
         return _made(
