@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from cairn.errors import CheckpointError
 from cairn.policy import keep
 from cairn.remote import listed, origin, staged
+from cairn.remote.copied import Copied
 from cairn.remote.fetch import Target
 from cairn.remote.objects import Objects
 from cairn.remote.progress_bar import Bar
@@ -20,18 +18,7 @@ from cairn.types import Saved
 _OTHER = "another checkpoint of this name is in the directory: move it away, or pull into another one"
 
 
-@dataclass(frozen=True)
-class Pulled:
-    """What a pull has done."""
-
-    downloaded: Sequence[Saved]
-    present: Sequence[Saved]
-    """Checkpoints that were in the directory already."""
-    skipped: Sequence[tuple[str, str]]
-    """Names of checkpoints that are damaged in the mirror, and why they cannot be used."""
-
-
-def pull(found: Found, target: Target) -> Pulled:
+def pull(found: Found, target: Target) -> Copied:
     """Download the checkpoints that the rules of a target keep, and make the links.
 
     Args:
@@ -44,7 +31,7 @@ def pull(found: Found, target: Target) -> Pulled:
     return origin.asked(found.address, lambda objects: _pull(objects, target))
 
 
-def _pull(objects: Objects, target: Target) -> Pulled:
+def _pull(objects: Objects, target: Target) -> Copied:
     there = listed.look(objects)
     records, bad = listed.read_records(objects, there)
     skipped = [(stem.name, str(why)) for stem, why in bad.items()]
@@ -75,7 +62,7 @@ def _pull(objects: Objects, target: Target) -> Pulled:
                 # A damaged one does not take the place of an intact one: the rules choose again.
                 left = [other for other in _chosen(good, target) if other.saved.name not in seen]
         _link(target)
-    return Pulled(downloaded, present, skipped)
+    return Copied(downloaded, present, skipped)
 
 
 def _chosen(good: dict[str, Record], target: Target) -> list[Record]:

@@ -12,6 +12,7 @@ from cairn.errors import CheckpointError, ResumeError
 from cairn.policy import keep
 from cairn.remote import layout, listed, origin, owner, record
 from cairn.remote.address import Address
+from cairn.remote.copied import Copied
 from cairn.remote.listed import Listed
 from cairn.remote.objects import Objects
 from cairn.remote.progress_bar import Bar
@@ -35,18 +36,7 @@ class Source:
     """Whether a lower or a higher score is better; None: no checkpoint is the best."""
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """What a push has done."""
-
-    uploaded: Sequence[Saved]
-    present: Sequence[Saved]
-    """Checkpoints that the mirror had already."""
-    skipped: Sequence[tuple[str, str]]
-    """Names of damaged checkpoints, and why they were not uploaded."""
-
-
-def push(source: Source, where: Address) -> Pushed:
+def push(source: Source, where: Address) -> Copied:
     """Upload what a mirror lacks of a run. Nothing is deleted there.
 
     Args:
@@ -64,7 +54,7 @@ def push(source: Source, where: Address) -> Pushed:
     return origin.asked(where, lambda objects: _push(source, objects, saved, skipped))
 
 
-def _push(source: Source, objects: Objects, saved: Sequence[Saved], skipped: list[tuple[str, str]]) -> Pushed:
+def _push(source: Source, objects: Objects, saved: Sequence[Saved], skipped: list[tuple[str, str]]) -> Copied:
     owner.claim(objects, source.id, source.run.name if source.run is not None else "")
     found = listed.look(objects)
     present, missing, stems = list[Saved](), list[Saved](), set(found.stems)
@@ -87,7 +77,7 @@ def _push(source: Source, objects: Objects, saved: Sequence[Saved], skipped: lis
         best = keep.best_of(sorted(there, key=lambda item: item.position), source.mode) if source.mode else None
         _point(objects, names.LAST, max(there, key=lambda item: item.position))
         _point(objects, names.BEST, best)
-    return Pushed(uploaded, present, skipped)
+    return Copied(uploaded, present, skipped)
 
 
 def _lacking(found: Listed, saved: Saved) -> list[tuple[str, str, int]]:
