@@ -121,6 +121,15 @@ def test_a_damaged_record_is_deleted_once_a_newer_checkpoint_is_there():
     assert Delete(STEMS[0]) in reconcile(wanted(1), {STEMS[1]: ALL[1]}, [STEMS[0]])
 
 
+@pytest.mark.parametrize(("keep", "expected"), [(None, [1, 3, 5]), (2, [1, 3]), (3, [1]), (4, []), (-1, [])])
+def test_a_damaged_record_goes_when_an_intact_one_would_go(keep, expected):
+    """Its data may be intact."""
+    there = {STEMS[number]: ALL[number] for number in (2, 4, 6)}
+    found = reconcile(wanted(6, keep=keep), there, [STEMS[number] for number in (1, 3, 5)])
+    deleted = [STEMS.index(item.stem) for item in found if isinstance(item, Delete)]
+    assert [number for number in deleted if number % 2] == expected
+
+
 def test_pointers_follow_what_is_there():
     given, there = wanted(0, 1, 2, best=0), {STEMS[number]: ALL[number] for number in (0, 1)}
     found = reconcile(given, there)

@@ -122,7 +122,7 @@ def reconcile(
     Returns:
         No operation if the mirror holds what it should hold.
     """
-    goal = _goal(wanted, actual)
+    goal = _goal(wanted, actual, damaged)
     deleted = _to_delete(wanted, actual, damaged, goal)
     stays = actual.keys() - {*deleted, *wanted.abandoned}
     return [
@@ -143,8 +143,11 @@ def _missing(wanted: Wanted, actual: Mapping[Stem, Saved], goal: Collection[Stem
     return sorted(found, key=wanted.urgency, reverse=True)
 
 
-def _goal(wanted: Wanted, actual: Mapping[Stem, Saved]) -> set[Stem]:
-    """The checkpoints that the mirror should hold in the end, of those that it has and those whose bytes are here."""
+def _goal(wanted: Wanted, actual: Mapping[Stem, Saved], damaged: Collection[Stem] = ()) -> set[Stem]:
+    """The checkpoints that the mirror should hold in the end, of those that it has and those whose bytes are here.
+
+    Of a damaged one, the data may be intact: it goes when it would go in any case, and takes the place of no other.
+    """
     keep, here = wanted.settings.keep, {layout.stem_of(saved) for saved in wanted.kept.values()}
     stays = (stem for stem in actual if stem in here or not (stem in wanted.abandoned or stem.name in wanted.kept))
     pool = {**{stem: actual[stem] for stem in stays}, **wanted.to_upload()}
@@ -152,11 +155,13 @@ def _goal(wanted: Wanted, actual: Mapping[Stem, Saved]) -> set[Stem]:
         # What the rules of the run keep was fetched at the start, if it was not here: all of it is in the directory.
         found = pool.keys() & here
     elif keep == ALL:
-        found = set(pool)
+        found = {*pool, *damaged}
     else:
         newest = heapq.nlargest(keep, pool.items(), key=lambda item: (item[1].position, item[0] in here))
         linked = {layout.stem_of(wanted.kept[name]) for name in wanted.links.values() if name and name in wanted.kept}
+        oldest = min(stem for stem, _ in newest) if len(newest) == keep else None
         found = {stem for stem, _ in newest} | (linked & pool.keys())
+        found |= {stem for stem in damaged if oldest is None or oldest < stem}
     if wanted.resumed_from is not None and wanted.resumed_from in actual:
         found.add(wanted.resumed_from)
     return found
