@@ -106,6 +106,17 @@ def test_a_store_that_never_answers_blocks_neither_saves_nor_the_end(where, tmp_
     assert len(in_outbox - kept) <= 1, "only what was being sent"
 
 
+def test_the_end_names_the_newest_of_many_that_are_missing(where, tmp_path, faults, caplog):
+    run = MirroredRun(where, tmp_path / "checkpoints", keep=-1)
+    run.idle()
+    faults.before = failing(REFUSED)
+    for number in range(8):
+        run.save(number, delete=(number - 1,) if number else ())
+    run.end()
+    newest = ", ".join(run.name(number) for number in range(3, 8))
+    assert f"does not have all checkpoints of this run ({newest}, and 3 older ones)." in caplog.text
+
+
 def test_what_is_not_wanted_any_more_is_not_waited_for(where, tmp_path, faults, monkeypatch):
     """Else the thread would ask again and again, and training would share the processor with it."""
     monkeypatch.setattr(backoff, "FIRST_S", 3600.0)

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _CHANGE, _END = "change", "end"
 _LAST_ANSWER_S = 1.0
 """Maximum time that the end waits for the request under way, in seconds."""
+_MOST_NAMED = 5
 
 
 class Mirror(Listener):
@@ -252,12 +253,17 @@ def _report(where: Address, parts: _Parts, run: Path | None, finished: bool) -> 
         "%s does not have all checkpoints of this run (%s). The newest there is %s; the newest on the local disk is %s."
         "%s %s",
         where,
-        ", ".join(missing),
+        _shown(missing),
         there,
         state.newest.name if state.newest else "none",
         skipped,
         _cure(where, run, finished),
     )
+
+
+def _shown(missing: Sequence[str]) -> str:
+    more = len(missing) - _MOST_NAMED
+    return ", ".join(missing[-_MOST_NAMED:]) + (f", and {more} older ones" if more > 0 else "")
 
 
 def _cure(where: Address, run: Path | None, finished: bool) -> str:
