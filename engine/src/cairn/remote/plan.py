@@ -146,7 +146,7 @@ def _missing(wanted: Wanted, actual: Mapping[Stem, Saved], goal: Collection[Stem
 def _goal(wanted: Wanted, actual: Mapping[Stem, Saved], damaged: Collection[Stem] = ()) -> set[Stem]:
     """The checkpoints that the mirror should hold in the end, of those that it has and those whose bytes are here.
 
-    Of a damaged one, the data may be intact: it goes when it would go in any case, and takes the place of no other.
+    The data of a damaged one may be intact: it is deleted when an intact one would be, and takes the place of no other.
     """
     keep, here = wanted.settings.keep, {layout.stem_of(saved) for saved in wanted.kept.values()}
     stays = (stem for stem in actual if stem in here or not (stem in wanted.abandoned or stem.name in wanted.kept))
