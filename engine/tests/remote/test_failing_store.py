@@ -10,6 +10,7 @@ from tests.support.mirrored_run import Faults, MirroredRun
 from cairn.errors import ConfigError, RemoteError
 from cairn.remote import backoff, bounded
 from cairn.store import names
+from cairn.store.catalog import Catalog
 from cairn.uploads import thread
 
 DOWN = RemoteError("memory://x does not work at the moment (503): try again later.")
@@ -251,3 +252,38 @@ def test_a_mirror_that_is_deleted_while_the_run_trains_gets_nothing_more(where, 
     again = MirroredRun(where, run.folder)
     again.end()
     assert again.mirrored() == [run.name(0), run.name(1)]
+
+
+def test_a_start_that_could_not_see_newer_checkpoints_does_not_delete_them(where, tmp_path, faults, caplog):
+    """A run goes on elsewhere; back on the first disk, the store does not answer at the start, and later it does."""
+    run = MirroredRun(where, tmp_path / "one")
+    run.save(0)
+    run.end()
+    other = run.elsewhere(tmp_path / "other", 0)
+    other.save(7)
+    other.end()
+    faults.before = failing(DOWN, "check", times=1)
+    again = MirroredRun(where, run.folder)
+    again.idle()
+    again.save(1)
+    again.end()
+    assert other.mirrored() == [run.name(0), run.name(7)]
+    assert f"holds a newer checkpoint than the one that it went on from ({run.name(7)})" in caplog.text
+    assert "This process has stopped mirroring, see above." in caplog.text
+    assert "Resuming the run uploads" not in caplog.text
+
+
+def test_a_start_that_knows_that_the_store_does_not_answer_does_not_ask_it_again(where, tmp_path, faults, caplog):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    run.end()
+    asked = len(faults.calls)
+    run.mirror._session, run.mirror.trouble = None, "It does not answer."
+    with caplog.at_level(logging.INFO):
+        run.mirror.begin(run.folder, "toy", True)
+    assert len(faults.calls) == asked
+    assert "are tried again while the run trains" in caplog.text
+    run.mirror.opened(run.folder, Catalog(run.folder).committed(), run.links, [])
+    run.save(1)
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(1)]

@@ -11,6 +11,7 @@ One deletion goes the other way: first the record, then what no other record nee
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from cairn.remote import dangling, data, layout, listed, record
 from cairn.remote.layout import Stem
 from cairn.remote.mirrored import Mirrored
 from cairn.remote.objects import Objects
+from cairn.remote.owner import TakenOver
+from cairn.remote.plan import Wanted, newer
 from cairn.remote.ranks import ShardUploads
 from cairn.remote.record import Record, RunFile
 from cairn.remote.run_files import RunFiles
@@ -65,8 +68,7 @@ class Actions:
 
     def look(self) -> None:
         """Find out what the mirror holds; reach it first, if that was not possible at the start."""
-        if not self._session.is_open:
-            self._session.open()
+        self._session.go_on(lambda objects: _check_is_not_behind(self._state.wanted(), objects))
         found = listed.look(self._objects)
         records, bad = listed.read_records(self._objects, found)
         self.mirrored.take(found, records, {stem for stem, why in bad.items() if _is_of_no_use(why)})
@@ -138,11 +140,17 @@ class Actions:
     def clean(self) -> None:
         """Remove what interrupted uploads and deletions have left; nothing while a record cannot be read."""
         found = listed.look(self._objects)
-        for stem in found.stems:
-            if stem not in self.mirrored.saved:
-                self.mirrored.add(listed.read_record(self._objects, stem))
+        unknown = tuple(stem for stem in found.stems if stem not in self.mirrored.saved)
+        records, bad = listed.read_records(self._objects, replace(found, stems=unknown))
+        for item in records:
+            self.mirrored.add(item)
         self._session.check()
-        self._objects.delete(self.mirrored.unreferenced(found))
+        if bad:
+            stem, why = next(iter(bad.items()))
+            text = f"what interrupted uploads have left is not removed, because {stem.record} may need it ({why})"
+            self._errors.log("leftovers", text)
+        else:
+            self._objects.delete(self.mirrored.unreferenced(found))
         dangling.abort(self._objects.address)
 
     def _upload_data(self, saved: Saved, path: Path, pause: Callable[[float], object]) -> None:
@@ -168,10 +176,33 @@ class Actions:
         """Create the record, which makes the mirrored checkpoint exist."""
         self._session.check()
         stem, contents = layout.stem_of(saved), record.dump(manifest, files)
-        if self._objects.create(stem.record, contents):
-            return record.load(contents, stem)
-        # An earlier request of this process was carried out, although its answer was an error.
-        return listed.read_record(self._objects, stem)
+        created = self._objects.create(stem.record, contents)
+        return record.load(contents, stem) if created else _existing(self._objects, stem, contents)
+
+
+def _existing(objects: Objects, stem: Stem, contents: bytes) -> Record:
+    """Return the record that is there: an earlier request was carried out, although its answer was an error."""
+    try:
+        return listed.read_record(objects, stem)
+    except NewerFormatError:
+        raise
+    except CheckpointError:  # its name says that it is about this very checkpoint
+        objects.put(stem.record, contents)
+        return record.load(contents, stem)
+
+
+def _check_is_not_behind(wanted: Wanted, objects: Objects) -> None:
+    """Check that a mirror that could not be reached at the start holds nothing that this start should have begun with.
+
+    Raises:
+        TakenOver: It does: uploads of this start would replace it.
+    """
+    found = newer(wanted, listed.look(objects).stems)
+    if found is not None:
+        raise TakenOver(
+            f"{objects.address} could not be reached when this process started, and holds a newer checkpoint than the "
+            f"one that it went on from ({found.name}). To go on from that one, stop this process and start it again"
+        )
 
 
 def _is_of_no_use(why: CheckpointError) -> bool:

@@ -50,6 +50,7 @@ class Mirrored:
             return
         needed = frozenset(record.objects())
         self.saved[record.stem], self._needed[record.stem] = record.saved, needed
+        self.damaged.discard(record.stem)
         self._num_users.update(needed)
         self._there |= needed
 

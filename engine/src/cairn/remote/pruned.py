@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cairn.policy import keep
-from cairn.remote import checked, listed
+from cairn.remote import checked, layout, listed, owner
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record
 from cairn.types import Mode
@@ -22,6 +22,8 @@ class Plan:
     """Names of damaged checkpoints, which count for no rule and are not deleted, and why."""
     leftovers: Sequence[str]
     """Objects that no record needs."""
+    is_open: bool = False
+    """Whether a process may be uploading: then only records are deleted, and the checkpoints that they are about."""
 
 
 def plan(objects: Objects, rules: Sequence[keep.Rule], mode: Mode | None) -> Plan:
@@ -35,6 +37,7 @@ def plan(objects: Objects, rules: Sequence[keep.Rule], mode: Mode | None) -> Pla
     Raises:
         RemoteError: The store cannot be used.
     """
+    is_open = bool(owner.open_since(objects))
     found = listed.look(objects)
     records, bad = listed.read_records(objects, found)
     broken = [(stem.name, str(why)) for stem, why in bad.items()]
@@ -52,9 +55,9 @@ def plan(objects: Objects, rules: Sequence[keep.Rule], mode: Mode | None) -> Pla
             else:
                 whole.add(item.saved.digest)
     kept = survivors()
-    leftovers = [] if bad else found.unreferenced(records)
+    leftovers = [] if bad or is_open else found.unreferenced(records)
     stems = {item.stem for item in kept}
-    return Plan(kept, [item for stem, item in good.items() if stem not in stems], broken, leftovers)
+    return Plan(kept, [item for stem, item in good.items() if stem not in stems], broken, leftovers, is_open)
 
 
 def delete(objects: Objects, chosen: Plan) -> None:
@@ -64,6 +67,10 @@ def delete(objects: Objects, chosen: Plan) -> None:
         RemoteError: The store cannot be used; the same command continues.
     """
     objects.delete([item.stem.record for item in chosen.to_delete])
+    if chosen.is_open:
+        # An upload under way has put its data there without a record, and may count on any run file that it has seen.
+        objects.delete([name for item in chosen.to_delete for name, _, _ in layout.data_of(item.saved)])
+        return
     found = listed.look(objects)
     records, bad = listed.read_records(objects, found)
     if not bad:
