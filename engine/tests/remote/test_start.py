@@ -84,6 +84,16 @@ def test_run_files_that_are_damaged_are_those_of_the_checkpoint_before(store, tm
     assert f"Skipped in {store.address}: {made.name}: the run file run.json is damaged" in caplog.text
 
 
+def test_a_damaged_record_is_named_once_in_a_start(store, tmp_path, caplog):
+    mirror_checkpoint(store, tmp_path, 0)
+    bad = mirror_checkpoint(store, tmp_path, 1)
+    store.put(layout.stem_of(bad).record, b"")
+    found = start.look(store.address)
+    start.bring_files(found, tmp_path / "run")
+    found.bring(Target(tmp_path / "run" / "checkpoints"), None)
+    assert caplog.text.count(f"Skipped in {store.address}: {bad.name}") == 1
+
+
 def test_a_download_that_is_given_up_leaves_nothing(store, tmp_path, monkeypatch):
     mirror_checkpoint(store, tmp_path, 0)
     target, real, release = Target(tmp_path / "checkpoints"), store.get_range, threading.Event()

@@ -82,8 +82,7 @@ class Found:
             return None
 
         result = bounded.call(find, self.address)
-        for text in skipped:
-            log.warning("Skipped in %s: %s.", self.address, text)
+        fetch.warn_of_skipped(objects, skipped)
         return result
 
     def nothing(self) -> str:
