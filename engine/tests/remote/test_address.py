@@ -36,7 +36,7 @@ def test_an_address_is_read_and_written_again(text, expected):
         ("s3:///a", "does not name a bucket"),
         ("file://disk/a", "three slashes"),
         ("s3://bucket/../other", "one of its parts is '..'. Remove it"),
-        ("s3://bucket/./other", "part ."),
+        ("s3://bucket/./other", "one of its parts is '.'. Remove it"),
         ("s3://bucket/a\nb", "control character"),
         ("s3://bucket/a\\b", "backslash"),
     ],
