@@ -7,15 +7,15 @@ from dataclasses import asdict, replace
 
 import pytest
 from tests.support.cli import SCORES, cairn
-from tests.support.mirrors import damage, objects_at
+from tests.support.mirrors import damage, mirror_checkpoint, objects_at
 from tests.support.shards import commit_shards
 from tests.support.values import truncate
 
 from cairn.account.progress import Progress
-from cairn.remote import layout, listed, owner
+from cairn.remote import layout, listed, owner, record
 from cairn.remote.owner import Attempt
 from cairn.runs.directory import RunDirectory
-from cairn.store import names
+from cairn.store import manifest, names
 from cairn.store.catalog import Catalog
 from cairn.store.commit import delete_checkpoint
 
@@ -174,8 +174,8 @@ def test_prune_leaves_the_mirror_of_a_run_that_trains_alone(run, store, mirrored
 def test_push_replaces_what_cannot_be_used(run, store, mirrored, capsys):
     saved = saved_in(store)
     store.put(layout.stem_of(saved[0]).record, b"")
-    record = listed.read_record(store, layout.stem_of(saved[1]))
-    store.delete([record.files[0].parts[0].object])  # all records name it
+    found = listed.read_record(store, layout.stem_of(saved[1]))
+    store.delete([found.files[0].parts[0].object])  # all records name it
     cairn("verify", mirrored, expect=1)
     cairn("push", run.path, mirrored, "--json")
     capsys.readouterr()
@@ -267,3 +267,25 @@ def test_a_directory_is_not_copied_into_itself(run, store, mirrored, tmp_path, c
     cairn("push", run.path, where)
     cairn("pull", where, "--to", tmp_path / "mirror" / "one", expect=1)
     assert "which it would be a copy of" in capsys.readouterr().err
+
+
+def test_a_mirror_of_checkpoints_without_a_run_has_no_status_and_is_pruned(store, tmp_path, capsys):
+    made = [mirror_checkpoint(store, tmp_path, number, {}) for number in range(4)]
+    cairn("status", store.address, expect=1)
+    assert f"{store.address} holds checkpoints, and no run.json of a run: cairn ls shows" in capsys.readouterr().err
+    cairn("ls", store.address)
+    cairn("prune", store.address, "--keep-last", "2", "--yes")
+    assert saved_in(store) == made[2:]
+
+
+def test_prune_takes_checkpoints_of_equal_bytes_for_two(store, tmp_path, capsys):
+    """A run that is saved twice with nothing trained in between."""
+    one = mirror_checkpoint(store, tmp_path, 0, {})
+    text, data = listed.read_record(store, layout.stem_of(one)).manifest, store.get(layout.stem_of(one).data)
+    for number in (1, 2):
+        twin = replace(manifest.load(text), name=f"epoch_000_batch_{number + 1:06d}.ckpt", number=number)
+        twin = replace(twin, position=replace(twin.position, batch=number + 1))
+        store.put(layout.stem_of(twin).data, data)
+        store.put(layout.stem_of(twin).record, record.dump(manifest.dump(twin, {}), []))
+    cairn("prune", store.address, "--keep-last", "2", "--yes")
+    assert [item.number for item in saved_in(store)] == [1, 2]

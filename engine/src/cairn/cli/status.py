@@ -20,6 +20,7 @@ from cairn.remote import origin, view
 from cairn.remote.address import is_address
 from cairn.remote.view import View
 from cairn.runs import status, summary, terminal, time_table
+from cairn.runs.directory import RunDirectory
 from cairn.runs.goodput import TimeSpent
 from cairn.runs.status import JobStatus
 from cairn.study import reading
@@ -76,6 +77,10 @@ def _of_address(text: str) -> SweepStatus:
     """Read the status of a run as its mirror knows it: as of its newest checkpoint there."""
     load_dotenv()
     mirror = view.of(origin.parse(text).run)
+    if not RunDirectory(mirror.run).record_file.is_file():
+        raise ResumeError(
+            f"{mirror.address} holds checkpoints, and no run.json of a run: cairn ls shows what is there."
+        )
     found = collect(mirror.run)
     # A run that saves once an hour shows no other sign of life there.
     jobs = [replace(job, state="unknown", why=_SILENT) if job.state == "dead" else job for job in found.jobs]

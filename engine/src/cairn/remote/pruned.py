@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cairn.policy import keep
 from cairn.remote import checked, layout, listed, owner
+from cairn.remote.layout import Stem
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record
 from cairn.types import Mode
@@ -41,19 +42,19 @@ def plan(objects: Objects, rules: Sequence[keep.Rule], mode: Mode | None) -> Pla
     found = listed.look(objects)
     records, bad = listed.read_records(objects, found)
     broken = [(stem.name, str(why)) for stem, why in bad.items()]
-    good, whole = {item.stem: item for item in records}, set[str]()
+    good, whole = {item.stem: item for item in records}, set[Stem]()
 
     def survivors() -> list[Record]:
-        by_digest = {item.saved.digest: item for item in good.values()}
-        return [by_digest[item.digest] for item in keep.survivors(rules, [r.saved for r in good.values()], mode)]
+        kept = keep.survivors(rules, [item.saved for item in good.values()], mode)
+        return [good[layout.stem_of(item)] for item in kept]
 
-    while unread := [item for item in survivors() if item.saved.digest not in whole]:
+    while unread := [item for item in survivors() if item.stem not in whole]:
         for item, why in checked.damage(objects, unread):
             if why:
                 broken.append((item.saved.name, why))
                 del good[item.stem]
             else:
-                whole.add(item.saved.digest)
+                whole.add(item.stem)
     kept = survivors()
     leftovers = [] if bad or is_open else found.unreferenced(records)
     stems = {item.stem for item in kept}

@@ -317,7 +317,7 @@ def test_credentials_in_a_file_are_refused_before_hydra_copies_it(tmp_path, caps
 
 
 def test_a_relative_log_dir_is_where_the_command_was_typed(tmp_path, monkeypatch):
-    config = OmegaConf.create({"checkpoint": {"mirror": "s3://b/x"}, "paths": {"log_dir": "logs"}})
+    config = OmegaConf.create({"checkpoint": {"mirror": "s3://b/x"}, "paths": {"log_dir": "other/../logs"}})
     monkeypatch.chdir(tmp_path)
     assert str(mirror_address.of_run(config, tmp_path / "logs" / "t" / "runs" / "a")) == "s3://b/x/t/runs/a"
 

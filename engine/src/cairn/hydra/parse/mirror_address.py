@@ -116,11 +116,11 @@ def _default_path(config: DictConfig, run: Path) -> str:
     """Return the path of a run directory below that of all runs. One that lies elsewhere is known by its name."""
     logs = (config.get("paths") or {}).get("log_dir")
     # Relative to where the command was typed: `hydra.job.chdir=true` changes the directory.
-    below = run_path(str(run), str(summary.shell_directory() / logs)) if logs else None
+    below = run_path(os.path.normpath(run), os.path.normpath(summary.shell_directory() / logs)) if logs else None
     if below is None and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         # Jobs of several sweeps have equal names, such as `seed=1`.
-        sweep = summary.shell_directory() / HydraConfig.get().sweep.dir
-        job = run_path(str(run), str(sweep))
+        sweep = Path(os.path.normpath(summary.shell_directory() / HydraConfig.get().sweep.dir))
+        job = run_path(os.path.normpath(run), str(sweep))
         below = f"{sweep.name}/{job}" if job else None
     return below or run.name
 
