@@ -8,7 +8,8 @@ import pytest
 from tests.support.mirrored_run import Faults, MirroredRun
 
 from cairn.errors import ConfigError, RemoteError
-from cairn.remote import backoff, bounded
+from cairn.remote import address, backoff, bounded
+from cairn.remote.objects import Objects
 from cairn.store import names
 from cairn.store.catalog import Catalog
 from cairn.uploads import thread
@@ -159,6 +160,11 @@ def test_a_store_that_hangs_at_the_start_is_given_up(where, tmp_path, faults, mo
     faults.before = faults.hang
     with pytest.raises(ConfigError, match=r"does not answer within .* There is no checkpoint on this disk"):
         MirroredRun(where, tmp_path / "checkpoints")
+    faults.release.set()
+    for late in threading.enumerate():
+        if late.name == "cairn-remote":
+            late.join(60)
+    assert Objects(address.parse(where)).list() == [], "what was given up does not claim the mirror later"
 
 
 def test_a_kill_between_any_two_requests_leaves_nothing_torn(where, tmp_path, monkeypatch):

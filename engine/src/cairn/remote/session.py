@@ -55,8 +55,10 @@ class Session:
         """
         objects = Objects(self.address)
         objects.check()
+        bounded.check()
         owner.claim(objects, self.run, self._name)
         check(objects)
+        bounded.check()
         self._attempt.begin(objects)
         self._objects = objects
 
