@@ -12,6 +12,7 @@ from cairn.remote import address, backoff, bounded, layout, owner
 from cairn.remote.objects import Objects
 from cairn.remote.session import Session
 from cairn.store import names
+from cairn.store.catalog import Catalog
 from cairn.uploads import thread
 
 DOWN = RemoteError("memory://x does not work at the moment (503): try again later.")
@@ -258,6 +259,11 @@ def test_a_store_that_hangs_at_the_start_is_given_up(where, tmp_path, faults, mo
     faults.before = faults.hang
     with pytest.raises(ConfigError, match=r"does not answer within .* There is no checkpoint on this disk"):
         MirroredRun(where, tmp_path / "checkpoints")
+    faults.release.set()
+    for late in threading.enumerate():
+        if late.name == "cairn-remote":
+            late.join(60)
+    assert Objects(address.parse(where)).list() == [], "what was given up does not claim the mirror later"
 
 
 def test_a_kill_between_any_two_requests_leaves_nothing_torn(where, tmp_path, monkeypatch):
@@ -351,3 +357,38 @@ def test_a_mirror_that_is_deleted_while_the_run_trains_gets_nothing_more(where, 
     again = MirroredRun(where, run.folder)
     again.end()
     assert again.mirrored() == [run.name(0), run.name(1)]
+
+
+def test_a_start_that_could_not_see_newer_checkpoints_does_not_delete_them(where, tmp_path, faults, caplog):
+    """A run goes on elsewhere; back on the first disk, the store does not answer at the start, and later it does."""
+    run = MirroredRun(where, tmp_path / "one")
+    run.save(0)
+    run.end()
+    other = run.elsewhere(tmp_path / "other", 0)
+    other.save(7)
+    other.end()
+    faults.before = failing(DOWN, "check", times=1)
+    again = MirroredRun(where, run.folder)
+    again.idle()
+    again.save(1)
+    again.end()
+    assert other.mirrored() == [run.name(0), run.name(7)]
+    assert f"holds a newer checkpoint than the one that it went on from ({run.name(7)})" in caplog.text
+    assert "This process has stopped mirroring, see above." in caplog.text
+    assert "Resuming the run uploads" not in caplog.text
+
+
+def test_a_start_that_knows_that_the_store_does_not_answer_does_not_ask_it_again(where, tmp_path, faults, caplog):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    run.end()
+    asked = len(faults.calls)
+    run.mirror._session, run.mirror.trouble = None, "It does not answer."
+    with caplog.at_level(logging.INFO):
+        run.mirror.begin(run.folder, "toy", True)
+    assert len(faults.calls) == asked
+    assert "are tried again while the run trains" in caplog.text
+    run.mirror.opened(run.folder, Catalog(run.folder).committed(), run.links, [])
+    run.save(1)
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(1)]

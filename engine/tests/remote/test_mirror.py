@@ -11,10 +11,11 @@ from tests.support.mirrors import mirror_checkpoint
 from tests.support.shards import commit_shards
 
 from cairn.errors import ConfigError
-from cairn.remote import address, layout, listed, ranks, uploader
+from cairn.remote import address, layout, listed, owner, ranks, uploader
 from cairn.remote.mirror import Mirror
 from cairn.remote.objects import Objects
 from cairn.store import names
+from cairn.store.listener import Listeners
 from cairn.uploads.thread import WakingThread
 
 
@@ -385,3 +386,64 @@ def test_a_copy_has_the_arguments_and_nothing_of_the_run(where, tmp_path):
     run.save(0)
     run.end()
     assert run.mirrored() == [run.name(0)]
+
+
+def test_the_end_is_written_into_the_mirror_and_another_fit_opens_it_again(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    run.idle()
+    assert owner.open_since(run.objects)
+    run.end()
+    assert owner.open_since(run.objects) == ""
+    run.mirror.begin(run.folder, "toy", True)  # another fit of the same process
+    run.mirror.opened(run.folder, [], run.links, [])
+    run.idle()
+    assert owner.open_since(run.objects)
+    run.end()
+    assert owner.open_since(run.objects) == ""
+
+
+def test_a_start_that_is_refused_does_not_stop_the_uploads_of_another(where, tmp_path, caplog):
+    run = MirroredRun(where, tmp_path / "one")
+    run.save(0)
+    run.idle()
+    with pytest.raises(ConfigError, match="holds checkpoints of this run"):
+        MirroredRun(where, tmp_path / "other")
+    run.save(1)
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(1)]
+
+
+def test_a_damaged_record_of_a_checkpoint_that_is_here_is_replaced(where, tmp_path, caplog):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    made = run.save(0)
+    run.end()
+    run.objects.put(layout.stem_of(made).record, b"")
+    again = MirroredRun(where, run.folder)
+    again.end()
+    assert again.mirrored() == [run.name(0)]
+    assert not [item for item in caplog.records if item.levelno >= logging.WARNING]
+
+
+def test_leftovers_stay_if_a_record_of_a_later_version_may_need_them(where, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(uploader, "LEFTOVERS_S", 0.0)
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(3)
+    run.idle()
+    later = mirror_checkpoint(run.objects, tmp_path, 1)
+    stem = layout.stem_of(later)
+    run.objects.put(stem.record, run.objects.get(stem.record).replace(b'"format": 1', b'"format": 99'))
+    run.end()
+    assert run.unreferenced(), "the data and the files of that record"
+    assert caplog.text.count("is not removed, because checkpoints/") == 1
+    assert "update Cairn" in caplog.text
+
+
+@pytest.mark.parametrize(("grace_s", "expected"), [(0.0, 0.0), (3.0, 3.0), (60.0, 60.0)])
+def test_a_stopped_run_has_the_time_that_the_user_says(where, tmp_path, monkeypatch, grace_s, expected):
+    """Also less than the usual time after a signal, which all listeners share."""
+    waits = []
+    monkeypatch.setattr(WakingThread, "join_with_progress", lambda thread, limit_s, *_: waits.append(limit_s))
+    run = MirroredRun(where, tmp_path / "checkpoints", grace_s=grace_s)
+    run.mirror.close(False, Listeners([run.mirror]).grace_s)
+    assert waits == [expected]

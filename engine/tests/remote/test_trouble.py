@@ -15,6 +15,12 @@ def answered(status, code="", verb="GET"):
     )
 
 
+def deleted(code):
+    return Exception(
+        f"Generic S3 error: DeleteObjects request failed for key a/b: Hunter2. (code: {code})\n\nDebug: code"
+    )
+
+
 def sent(kind):
     return Exception(
         f"Error performing GET http://h/b?sig=hunter2 - HTTP error: error sending\n HttpError {{ kind: {kind},"
@@ -30,6 +36,9 @@ def sent(kind):
         (FileNotFoundError("Object at location x not found"), S3, "missing", "does not exist"),
         (answered(403, "AccessDenied"), S3, "refused", "refuses access (403 AccessDenied)"),
         (answered(403, "SignatureDoesNotMatch"), S3, "refused", "check the credentials"),
+        (deleted("AccessDenied"), S3, "refused", "refuses access (403 AccessDenied)"),
+        (deleted("SlowDown"), S3, "unavailable", "(503 SlowDown): try again later"),
+        (deleted("Odd"), S3, "unavailable", "the request failed"),
         (answered(401), S3, "refused", "refuses access (401)"),
         (answered(400, "ExpiredToken"), S3, "refused", "have expired (400 ExpiredToken): renew them"),
         (answered(403, "RequestTimeTooSkewed"), S3, "refused", "clock of this machine is wrong"),

@@ -46,6 +46,7 @@ def collect(named: str, where: str) -> Copied:
     """
     to = address.parse(where)
     directory, run = find_run(named, "push needs the id of the run")
+    address.check_apart(to, run.path, directory.path)
     from cairn.remote.push import Source, push
 
     load_dotenv()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from cairn.remote import dangling, data, layout, listed, record
 from cairn.remote.layout import Stem
 from cairn.remote.mirrored import Mirrored
 from cairn.remote.objects import Objects
+from cairn.remote.owner import TakenOver
+from cairn.remote.plan import Wanted, newer
 from cairn.remote.ranks import ShardUploads
 from cairn.remote.record import Record, RunFile
 from cairn.remote.run_files import RunFiles
@@ -66,8 +69,7 @@ class Actions:
 
     def look(self) -> None:
         """Find out what the mirror holds; reach it first, if that was not possible at the start."""
-        if not self._session.is_open:
-            self._session.open()
+        self._session.go_on(lambda objects: _check_is_not_behind(self._state.wanted(), objects))
         found = listed.look(self._objects)
         whole = self.mirrored.take(found, *listed.read_records(self._objects, found))
         self._state.listed(self.mirrored.saved)
@@ -136,13 +138,19 @@ class Actions:
 
     def clean(self) -> None:
         """Remove what interrupted uploads and deletions have left; nothing while a record cannot be read."""
-        found, others = listed.look(self._objects), list[Record]()
-        for stem in sorted({*found.stems} - self.mirrored.saved.keys()):
-            others.append(item := listed.read_record(self._objects, stem))
+        found = listed.look(self._objects)
+        unknown = tuple(stem for stem in found.stems if stem not in self.mirrored.saved)
+        others, bad = listed.read_records(self._objects, replace(found, stems=unknown))
+        for item in others:
             if not found.missing(item):
                 self.mirrored.add(item)
         self._session.check()
-        self._delete_objects(found.unreferenced(others, self.mirrored.needed))
+        if bad:
+            stem, why = next(iter(bad.items()))
+            text = f"what interrupted uploads have left is not removed, because {stem.record} may need it ({why})"
+            self._errors.log("leftovers", text)
+        else:
+            self._delete_objects(found.unreferenced(others, self.mirrored.needed))
         dangling.abort(self._objects.address)
 
     def _delete_objects(self, names: Sequence[str]) -> None:
@@ -175,6 +183,20 @@ class Actions:
             raise Ended
         stem, contents = layout.stem_of(saved), record.dump(manifest, files)
         return _created(self._objects, self.mirrored, stem, contents)
+
+
+def _check_is_not_behind(wanted: Wanted, objects: Objects) -> None:
+    """Check that a mirror that could not be reached at the start holds nothing that this start should have begun with.
+
+    Raises:
+        TakenOver: It does: uploads of this start would replace it.
+    """
+    found = newer(wanted, listed.look(objects).stems)
+    if found is not None:
+        raise TakenOver(
+            f"{objects.address} could not be reached when this process started, and holds a newer checkpoint than the "
+            f"one that it went on from ({found.name}). To go on from that one, stop this process and start it again"
+        )
 
 
 def _created(objects: Objects, mirrored: Mirrored, stem: Stem, contents: bytes) -> Record:

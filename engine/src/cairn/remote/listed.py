@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from cairn.errors import CheckpointError, CorruptCheckpointError, RemoteError
-from cairn.remote import layout, record
+from cairn.remote import layout, parallel, record
 from cairn.remote.layout import Stem
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record
 
 MOST_RECORD_BYTES = 2**26
 """Upper limit for a record that is read whole."""
-_NUM_AT_ONCE = 8
+_NUM_AT_ONCE = 16
 _MOST_NAMED = 5
 
 
@@ -105,15 +105,13 @@ def read_records(objects: Objects, listed: Listed) -> tuple[list[Record], dict[S
         RemoteError: The store cannot be used.
     """
 
-    def read(stem: Stem) -> Record | CheckpointError:
+    def read(stem: Stem, stopped: threading.Event) -> Record | CheckpointError:
         try:
             return read_record(objects, stem)
         except CheckpointError as error:
             return error
 
-    if not listed.stems:
-        return [], {}
-    with ThreadPoolExecutor(_NUM_AT_ONCE) as threads:  # a mirror may keep thousands
-        found = dict(zip(listed.stems, threads.map(read, listed.stems), strict=True))
+    made = parallel.each(read, listed.stems, _NUM_AT_ONCE)  # a mirror may keep thousands
+    found = dict(zip(listed.stems, made, strict=True))
     good = [item for item in found.values() if isinstance(item, Record)]
     return good, {stem: item for stem, item in found.items() if isinstance(item, CheckpointError)}

@@ -14,15 +14,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from cairn.errors import ConfigError, RemoteError, first_line
+from cairn.errors import ConfigError
 from cairn.policy.keep import Rule
-from cairn.remote import address, bounded, start
+from cairn.remote import address, start
 from cairn.remote.address import Address
 from cairn.remote.fetch import Target
 from cairn.remote.objects import Objects
 from cairn.remote.ranks import Assistant, ShardUploads
 from cairn.remote.run_files import RunFiles
-from cairn.remote.session import Session
+from cairn.remote.session import Session, open_at_start
 from cairn.remote.settings import GRACE_S, QUEUE_BYTES, WAIT_S, MirrorSettings
 from cairn.remote.state import State
 from cairn.remote.uploader import Uploader
@@ -87,15 +87,19 @@ class Mirror(Listener):
         self._session: Session | None = None
         self._parts: _Parts | None = None
         self._assistant: Assistant | None = None
+        self.trouble = ""
+        """Why the store could not be reached a moment ago: `begin` does not wait for it again."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
         return {**vars(self), "_session": None, "_parts": None, "_assistant": None}
 
     @classmethod
-    def with_settings(cls, where: Address, settings: MirrorSettings, run_directory: Path) -> Mirror:
-        """Return a mirror with settings that were read elsewhere."""
-        return cls(str(where), **vars(settings), run_directory=run_directory)
+    def with_settings(cls, where: Address, settings: MirrorSettings, run_directory: Path, trouble: str) -> Mirror:
+        """Return a mirror with settings and a `trouble` that come from elsewhere."""
+        made = cls(str(where), **vars(settings), run_directory=run_directory)
+        made.trouble = trouble
+        return made
 
     def bring(self, directory: Path, local: Saved | None, rules: Sequence[Rule], mode: Mode | None) -> Saved | None:
         """Bring the newest intact checkpoint of the mirror, if it is newer; see `Listener.bring`."""
@@ -103,7 +107,8 @@ class Mirror(Listener):
         found = start.look(self.address)
         self.run_elsewhere = found.run
         found.check_run(local.run if local is not None else "")
-        return found.bring(target, local)
+        brought, self.trouble = found.bring(target, local)
+        return brought
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """Check before training that the mirror can be used, and that it is not that of another run.
@@ -114,28 +119,17 @@ class Mirror(Listener):
             has_checkpoint: Whether the run goes on from a checkpoint on the local disk.
 
         Raises:
-            ConfigError: The bucket is missing, access is refused, the mirror belongs to another run, or it cannot be
-                reached and the run would begin without knowing what is in it.
+            ConfigError: The bucket is missing, access is refused, the mirror belongs to another run or lies in its
+                directory, or it cannot be reached and the run would begin without knowing what is in it.
         """
+        address.check_apart(self.address, directory, self.run_directory)
         name = self.run_directory.name if self.run_directory is not None else directory.parent.name
         if self._session is not None and self._session.run == run:  # another fit of the same process
             return
         session = Session(self.address, run, name)
-        try:
-            check = session.open if has_checkpoint else session.open_empty
-            bounded.call(check, self.address, bounded.START_S)
-        except RemoteError as error:
-            if error.kind != "unavailable":
-                raise ConfigError(str(error), parameter="mirror") from error
-            if not has_checkpoint:
-                raise ConfigError(
-                    f"{first_line(error)}. There is no checkpoint on this disk, so the run would start over although "
-                    f"the mirror may hold one. Try again later, or train without a mirror.",
-                    parameter="mirror",
-                ) from error
-            log.warning("%s. The run goes on from the local disk; uploads are tried again.", first_line(error))
+        open_at_start(session, has_checkpoint, self.trouble)
+        self._session, self.trouble = session, ""
         ShardUploads(directory).close()  # what a killed start has left would keep the other ranks at the end
-        self._session = session
 
     def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
         """Upload what the mirror lacks, and delete there what retention has deleted here; see `Listener.opened`."""
@@ -257,7 +251,7 @@ def _report(where: Address, parts: _Parts, run: Path | None, finished: bool) -> 
         there,
         state.newest.name if state.newest else "none",
         skipped,
-        _cure(where, run, finished),
+        "This process has stopped mirroring, see above." if uploader.has_stopped else _cure(where, run, finished),
     )
 
 

@@ -39,6 +39,8 @@ class Objects:
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self.skipped: set[str] = set()
+        """What was logged about damaged checkpoints."""
         connection = Connection(address)
         self._client, self._call = connection.client, connection.call
 

@@ -132,6 +132,13 @@ def reconcile(
     ]
 
 
+def newer(wanted: Wanted, stems: Collection[Stem]) -> Stem | None:
+    """The newest of some checkpoints, if it lies after the one that this start was resumed from, and is not here."""
+    here, begin = {layout.stem_of(saved) for saved in wanted.kept.values()}, wanted.resumed_from
+    other = [stem for stem in stems if stem not in here and (begin is None or stem.name != begin.name)]
+    return max((stem for stem in other if begin is None or begin < stem), default=None)
+
+
 def missing(wanted: Wanted, actual: Mapping[Stem, Saved]) -> list[Saved]:
     """The checkpoints that are left to upload, the most urgent one first; see `reconcile`."""
     return _missing(wanted, actual, _goal(wanted, actual))

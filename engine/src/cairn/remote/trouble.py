@@ -13,6 +13,9 @@ from cairn.remote.address import CREDENTIALS, Address
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_DELETE_CODE = re.compile(r"DeleteObjects request failed for key .*? \(code: (\w{1,60})\)", re.DOTALL)
+"""S3 answers 200 to a request that deletes several objects, and names an error for each."""
+_OF_CODE = {"AccessDenied": 403, "SlowDown": 503, "ServiceUnavailable": 503, "InternalError": 500}
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _HTTP = re.compile(r"HttpError \{\s*kind: (\w+)")
 _NO_CREDENTIALS = re.compile(
@@ -41,8 +44,9 @@ def explain(error: BaseException, address: Address) -> RemoteError:
     """
     text = str(error)
     status = _number(_STATUS, text)
-    found = _CODE.search(text)
+    found = _CODE.search(text) or _DELETE_CODE.search(text)
     code = found[1] if found else ""
+    status = _OF_CODE.get(code) if status is None else status
     number = _number(_OS_ERROR, text) or getattr(error, "errno", None)
     if any(word in text for word in _NO_BUCKET):
         what = "container" if address.scheme == "az" else "bucket"

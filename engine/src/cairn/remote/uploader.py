@@ -41,10 +41,11 @@ class Uploader:
     def __init__(
         self, session: Session, state: State, run_files: RunFiles, shards: ShardUploads, errors: ErrorsOnce
     ) -> None:
-        self._state, self._errors, self._backoff = state, errors, Backoff()
+        self._session, self._state, self._errors, self._backoff = session, state, errors, Backoff()
         self._actions = Actions(session, state, run_files, shards, errors, self._is_over)
-        self.is_listed = False
-        """Whether it is known what the mirror holds."""
+        self.has_stopped = False
+        """Whether this process must not upload."""
+        self.is_listed = False  # whether it is known what the mirror holds
         self._is_renewed = self._is_clean = self._hurries = self._is_ending = False
         self._began = time.monotonic()
         self._abandoned = threading.Event()
@@ -109,6 +110,8 @@ class Uploader:
         self._is_ending, self._is_clean, self._began = True, False, float("-inf")
         while (left_s := self.work()) is not None:
             self._abandoned.wait(left_s)
+        if self.is_listed and not self._abandoned.is_set():
+            self._session.end()
 
     def _is_over(self, saved: Saved) -> bool:
         """Whether the upload of a checkpoint is to end."""
@@ -162,6 +165,7 @@ class Uploader:
             pass
         except (TakenOver, ConfigError) as error:
             self._errors.log("owner", f"{first_line(error)}. This process stops mirroring")
+            self.has_stopped = True
             self.abandon()
         except RemoteError as error:
             self._failed(kind, what, error.kind, error)
