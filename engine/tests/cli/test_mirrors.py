@@ -2,17 +2,22 @@
 
 import json
 import shutil
+import time
+from dataclasses import asdict, replace
 
 import pytest
 from tests.support.cli import SCORES, cairn
-from tests.support.mirrors import damage, objects_at
+from tests.support.mirrors import damage, mirror_checkpoint, objects_at
 from tests.support.shards import commit_shards
-from tests.support.values import truncate
+from tests.support.values import commit, truncate
 
-from cairn.remote import layout, listed, owner
+from cairn.account.progress import Progress
+from cairn.remote import layout, listed, owner, record
+from cairn.remote.owner import Attempt
 from cairn.runs.directory import RunDirectory
-from cairn.store import names
+from cairn.store import manifest, names
 from cairn.store.catalog import Catalog
+from cairn.store.commit import delete_checkpoint
 
 
 @pytest.fixture
@@ -52,6 +57,19 @@ def test_push_copies_what_is_missing_and_pull_brings_it_back(run, store, mirrore
     assert (there.checkpoints() / names.LAST).readlink().name == local[-1].name
     assert (there.checkpoints() / names.BEST).readlink().name == local[1].name
     cairn("verify", there.path)
+
+
+def test_pull_leaves_another_checkpoint_of_the_same_name_alone(run, mirrored, tmp_path, capsys):
+    there = tmp_path / "there"
+    cairn("pull", mirrored, "--to", there)
+    newest = Catalog(there / "checkpoints").newest()
+    delete_checkpoint(there / "checkpoints", newest.name)
+    other = commit(there / "checkpoints", newest.number, run=newest.run)
+    assert other.name == newest.name
+    capsys.readouterr()
+    cairn("pull", mirrored, "--to", there, expect=1)
+    assert f"not downloaded: {newest.name}, another checkpoint of this name is in the directory" in printed(capsys)
+    assert Catalog(there / "checkpoints").newest() == other
 
 
 def test_pull_puts_the_run_where_it_was_with_its_newest_and_its_best(run, mirrored, tmp_path, capsys):
@@ -142,6 +160,57 @@ def test_prune_deletes_by_rules_what_is_intact(store, mirrored, capsys):
     assert "asks first" in capsys.readouterr().err
 
 
+def test_prune_leaves_the_mirror_of_a_run_that_trains_alone(run, store, mirrored, capsys):
+    saved = saved_in(store)
+    Attempt().begin(store)
+    run.start("t", (), run.config_file.read_text())
+    seen = Progress(0, 5, 5, 5, 1.0, time.time())
+    run.progress_file.write_text(json.dumps(asdict(seen)))
+    cairn("push", run.path, store.address)  # what it is like now
+    for more in ([], ["--json"], ["--yes"]):
+        cairn("prune", mirrored, *more, expect=1)
+        assert "is the mirror of a run that seems to train: stop it first" in capsys.readouterr().err
+    assert saved_in(store) == saved
+
+    # Killed long ago, or far from its next checkpoint: what an upload may need stays.
+    run.progress_file.write_text(json.dumps(asdict(replace(seen, at=1.0))))
+    cairn("push", run.path, store.address)
+    store.put(layout.part_name("ff" * 32), b"x")
+    cairn("prune", mirrored, "--yes")
+    assert "This run was killed, or still trains somewhere." in printed(capsys)
+    assert saved_in(store) == [saved[1], saved[4]]
+    there = listed.look(store)
+    assert layout.part_name("ff" * 32) in there.sizes
+    assert layout.stem_of(saved[0]).data not in there.sizes
+
+
+def test_push_replaces_what_cannot_be_used(run, store, mirrored, capsys):
+    saved = saved_in(store)
+    store.put(layout.stem_of(saved[0]).record, b"")
+    found = listed.read_record(store, layout.stem_of(saved[1]))
+    store.delete([found.files[0].parts[0].object])  # all records name it
+    cairn("verify", mirrored, expect=1)
+    cairn("push", run.path, mirrored, "--json")
+    capsys.readouterr()
+    cairn("verify", mirrored)
+    assert saved_in(store) == saved
+
+
+def test_push_brings_the_outcome_of_the_run_and_does_not_point_backwards(run, store, mirrored, tmp_path, capsys):
+    saved = saved_in(store)
+    run.record_file.write_text(run.record_file.read_text().replace("SIGTERM", "SIGUSR1"))
+    cairn("push", run.path, mirrored)
+    assert "0 uploaded" in printed(capsys)
+    cairn("status", mirrored, "--json")
+    assert json.loads(capsys.readouterr().out)[0]["why"] == "SIGUSR1"
+
+    # A directory that is older than the mirror.
+    delete_checkpoint(run.checkpoints(), saved[4].name)
+    cairn("push", run.path, mirrored)
+    assert json.loads(store.get(layout.LAST))["name"] == saved[4].name
+    assert json.loads(store.get(layout.BEST))["name"] == saved[1].name
+
+
 def test_show_prints_the_manifest_and_the_configuration(store, mirrored, capsys):
     saved = saved_in(store)
     for named, item in [(mirrored, saved[4]), (f"{mirrored}/checkpoints/best.ckpt", saved[1])]:
@@ -191,3 +260,45 @@ def test_what_reads_the_disk_refuses_an_address(words, tmp_path, monkeypatch, ca
     cairn(*(where if word == "ADDRESS" else word for word in words), expect=1)
     assert f"{where} is an address, and cairn {words[0]} reads the disk" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mirror_does_not_tell_a_killed_run_from_one_between_two_checkpoints(run, store, mirrored, capsys):
+    run.start("t", (), run.config_file.read_text())
+    cairn("push", run.path, store.address)
+    capsys.readouterr()
+    cairn("status", mirrored)
+    assert "killed, or between two checkpoints. Its newest checkpoint is its last sign" in printed(capsys)
+    cairn("status", mirrored, "--json")
+    assert json.loads(capsys.readouterr().out)[0]["state"] == "unknown"
+
+
+def test_a_directory_is_not_copied_into_itself(run, store, mirrored, tmp_path, capsys):
+    cairn("push", run.path, f"file://{run.path}", expect=1)
+    assert f"lies in {run.path}, which it would be a copy of" in capsys.readouterr().err
+    assert not (run.path / layout.OWNER).exists()
+    where = f"file://{tmp_path}/mirror/one"
+    cairn("push", run.path, where)
+    cairn("pull", where, "--to", tmp_path / "mirror" / "one", expect=1)
+    assert "which it would be a copy of" in capsys.readouterr().err
+
+
+def test_a_mirror_of_checkpoints_without_a_run_has_no_status_and_is_pruned(store, tmp_path, capsys):
+    made = [mirror_checkpoint(store, tmp_path, number, {}) for number in range(4)]
+    cairn("status", store.address, expect=1)
+    assert f"{store.address} holds checkpoints, and no run.json of a run: cairn ls shows" in capsys.readouterr().err
+    cairn("ls", store.address)
+    cairn("prune", store.address, "--keep-last", "2", "--yes")
+    assert saved_in(store) == made[2:]
+
+
+def test_prune_takes_checkpoints_of_equal_bytes_for_two(store, tmp_path, capsys):
+    """A run that is saved twice with nothing trained in between."""
+    one = mirror_checkpoint(store, tmp_path, 0, {})
+    text, data = listed.read_record(store, layout.stem_of(one)).manifest, store.get(layout.stem_of(one).data)
+    for number in (1, 2):
+        twin = replace(manifest.load(text), name=f"epoch_000_batch_{number + 1:06d}.ckpt", number=number)
+        twin = replace(twin, position=replace(twin.position, batch=number + 1))
+        store.put(layout.stem_of(twin).data, data)
+        store.put(layout.stem_of(twin).record, record.dump(manifest.dump(twin, {}), []))
+    cairn("prune", store.address, "--keep-last", "2", "--yes")
+    assert [item.number for item in saved_in(store)] == [1, 2]

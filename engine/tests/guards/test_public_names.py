@@ -49,3 +49,10 @@ def test_import_cairn_imports_neither_torch_nor_any_other_package():
     environment = {**os.environ, "PYTHONPATH": str(ENGINE / "src")}
     output = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     assert set(output.stdout.split()) - set(sys.stdlib_module_names) == {"cairn"}
+
+
+def test_the_room_of_the_mirror_is_an_attribute_after_import_cairn(monkeypatch):
+    monkeypatch.delattr(cairn, "remote", raising=False)  # another test has imported it
+    assert cairn.remote.Mirror is import_module("cairn.remote.mirror").Mirror
+    with pytest.raises(AttributeError, match=r"module 'cairn\.remote' has no attribute 'Mirrors'"):
+        cairn.remote.Mirrors  # noqa: B018

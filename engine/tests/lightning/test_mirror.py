@@ -13,7 +13,8 @@ import cairn
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError
 from cairn.lightning.saves import Saves
-from cairn.remote import Mirror
+from cairn.remote import Mirror, address, owner
+from cairn.remote.objects import Objects
 from cairn.store.history import History
 from cairn.store.listener import Listener, Listeners
 
@@ -67,6 +68,13 @@ def test_a_second_run_with_the_address_is_refused_before_its_first_batch(tmp_pat
         trainer.fit(Net(), loader)
     assert trainer.global_step == 0
     assert list((tmp_path / "two").iterdir()) == [], "the claim is taken back"
+
+
+def test_a_run_that_was_killed_before_its_first_upload_begins_again_elsewhere(tmp_path):
+    where = f"memory://{tmp_path.as_posix().replace('/', '-')}/one"
+    owner.claim(Objects(address.parse(where)), "abc", "one")
+    _, checkpoints = fit(tmp_path / "elsewhere", where)
+    assert {saved.run for saved in checkpoints.saved} == {"abc"}
 
 
 def test_a_listener_of_before_is_still_one(tmp_path):

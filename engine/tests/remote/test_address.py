@@ -35,8 +35,8 @@ def test_an_address_is_read_and_written_again(text, expected):
         ("s3://", "does not name a bucket"),
         ("s3:///a", "does not name a bucket"),
         ("file://disk/a", "three slashes"),
-        ("s3://bucket/../other", "part .."),
-        ("s3://bucket/./other", "part ."),
+        ("s3://bucket/../other", "one of its parts is '..'. Remove it"),
+        ("s3://bucket/./other", "one of its parts is '.'. Remove it"),
         ("s3://bucket/a\nb", "control character"),
         ("s3://bucket/a\\b", "backslash"),
     ],
@@ -83,6 +83,8 @@ def test_parts_and_names():
     )
     with pytest.raises(ConfigError):
         found.joined("../other")
+    with pytest.raises(ConfigError, match="files=a\\?b cannot be part of an address: it contains a question mark"):
+        found.joined("multiruns/files=a?b")
 
 
 @pytest.mark.parametrize(
@@ -90,3 +92,12 @@ def test_parts_and_names():
 )
 def test_an_address_differs_from_a_path(text, is_one):
     assert address.is_address(text) is is_one
+
+
+def test_a_mirror_lies_outside_of_what_it_is_a_copy_of(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for text in ("s3://run", f"file://{tmp_path}", f"file://{tmp_path}/run2", f"file://{tmp_path}/other/run"):
+        address.check_apart(address.parse(text), tmp_path / "run", None)
+    for text in (f"file://{tmp_path}/run", f"file://{tmp_path}/run/checkpoints/a", f"file://{tmp_path}/link"):
+        with pytest.raises(ConfigError, match=r"lies in .*/run, which it would be a copy of"):
+            address.check_apart(address.parse(text), None, tmp_path / "run")

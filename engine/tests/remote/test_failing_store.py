@@ -5,11 +5,14 @@ import threading
 import time
 
 import pytest
-from tests.support.mirrored_run import Faults, MirroredRun
+from tests.support.mirrored_run import Faults, MirroredRun, data_name
 
 from cairn.errors import ConfigError, RemoteError
-from cairn.remote import backoff, bounded
+from cairn.remote import address, backoff, bounded, layout, owner
+from cairn.remote.objects import Objects
+from cairn.remote.session import Session
 from cairn.store import names
+from cairn.store.catalog import Catalog
 from cairn.uploads import thread
 
 DOWN = RemoteError("memory://x does not work at the moment (503): try again later.")
@@ -104,6 +107,104 @@ def test_a_store_that_never_answers_blocks_neither_saves_nor_the_end(where, tmp_
     assert len(in_outbox - kept) <= 1, "only what was being sent"
 
 
+def test_the_end_names_the_newest_of_many_that_are_missing(where, tmp_path, faults, caplog):
+    run = MirroredRun(where, tmp_path / "checkpoints", keep=-1)
+    run.idle()
+    faults.before = failing(REFUSED)
+    for number in range(8):
+        run.save(number, delete=(number - 1,) if number else ())
+    run.end()
+    newest = ", ".join(run.name(number) for number in range(3, 8))
+    assert f"does not have all checkpoints of this run ({newest}, and 3 older ones)." in caplog.text
+
+
+def test_what_is_not_wanted_any_more_is_not_waited_for(where, tmp_path, faults, monkeypatch):
+    """Else the thread would ask again and again, and training would share the processor with it."""
+    monkeypatch.setattr(backoff, "FIRST_S", 3600.0)
+    monkeypatch.setattr(backoff, "LONGEST_S", 3600.0)
+    run = MirroredRun(where, tmp_path / "checkpoints", every=2)
+    run.idle()
+    faults.before = failing(DOWN)
+    run.save(0)
+    run.idle()
+    run.save(1, delete=(0,))
+    run.idle()
+    uploader = run.mirror._parts.uploader
+    uploader._backoff._now = lambda: time.monotonic() + 7200.0
+    assert uploader.work() is None
+    faults.before = lambda method, name: None
+    run.end()
+    assert run.mirrored() == [run.name(1)]
+
+
+def test_the_newest_is_not_deleted_because_the_best_is_there(where, tmp_path, faults):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0, best=True)
+    run.save(1)
+    run.idle()
+    faults.before = failing(FULL)
+    run.save(2, delete=(1,))
+    run.idle()
+    assert run.mirrored() == [run.name(0), run.name(1)]
+    faults.before = lambda method, name: None
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(2)]
+
+
+def test_nothing_is_deleted_before_the_mirror_has_all_of_its_successor(where, tmp_path, faults):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    made = run.save(1)
+    run.end()
+    run.delete(0)
+    run.objects.delete([data_name(made)])
+    faults.before = failing(DOWN)
+    again = MirroredRun(where, run.folder)
+    again.idle()
+    assert again.listed() == [run.name(0), run.name(1)]
+    faults.before = lambda method, name: None
+    again.end()
+    assert again.mirrored() == [run.name(1)]
+
+
+def test_a_checkpoint_that_was_replaced_while_it_was_sent_gets_no_record(where, tmp_path, faults):
+    """Its name has other bytes now."""
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.idle()
+    reached = threading.Event()
+
+    def before(method, name):
+        if (method, name) == ("get", layout.ATTEMPT) and not reached.is_set():
+            reached.set()
+            faults.release.wait(60)
+
+    faults.before = before
+    run.save(0)
+    assert reached.wait(60)
+    made = run.save(0, contents=5)
+    faults.release.set()
+    run.end()
+    created = [name for method, name in faults.calls if method == "create" and name.startswith(layout.CHECKPOINTS)]
+    assert created == [layout.stem_of(made).record]
+    assert run.record(0).saved == made
+    assert run.objects.get(data_name(made)) == (run.folder / made.name).read_bytes()
+    assert run.unreferenced() == []
+
+
+def test_a_start_that_was_given_up_does_not_take_over_later(where, tmp_path, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(owner, "claim", lambda *arguments: release.wait(60))
+    session = Session(address.parse(where), "toy", "a")
+    with pytest.raises(RemoteError, match="does not answer within"):
+        bounded.call(session.open, session.address, 0.0)
+    left = [item for item in threading.enumerate() if item.name == "cairn-remote"]
+    release.set()
+    for item in left:
+        item.join(60)
+    assert not session.is_open
+    assert Objects(session.address).list() == []
+
+
 def test_what_the_queue_cannot_hold_is_mirrored_while_it_is_here(where, tmp_path, faults, caplog):
     run = MirroredRun(where, tmp_path / "checkpoints", keep=-1, queue_bytes=0)
     run.idle()
@@ -158,6 +259,11 @@ def test_a_store_that_hangs_at_the_start_is_given_up(where, tmp_path, faults, mo
     faults.before = faults.hang
     with pytest.raises(ConfigError, match=r"does not answer within .* There is no checkpoint on this disk"):
         MirroredRun(where, tmp_path / "checkpoints")
+    faults.release.set()
+    for late in threading.enumerate():
+        if late.name == "cairn-remote":
+            late.join(60)
+    assert Objects(address.parse(where)).list() == [], "what was given up does not claim the mirror later"
 
 
 def test_a_kill_between_any_two_requests_leaves_nothing_torn(where, tmp_path, monkeypatch):
@@ -251,3 +357,38 @@ def test_a_mirror_that_is_deleted_while_the_run_trains_gets_nothing_more(where, 
     again = MirroredRun(where, run.folder)
     again.end()
     assert again.mirrored() == [run.name(0), run.name(1)]
+
+
+def test_a_start_that_could_not_see_newer_checkpoints_does_not_delete_them(where, tmp_path, faults, caplog):
+    """A run goes on elsewhere; back on the first disk, the store does not answer at the start, and later it does."""
+    run = MirroredRun(where, tmp_path / "one")
+    run.save(0)
+    run.end()
+    other = run.elsewhere(tmp_path / "other", 0)
+    other.save(7)
+    other.end()
+    faults.before = failing(DOWN, "check", times=1)
+    again = MirroredRun(where, run.folder)
+    again.idle()
+    again.save(1)
+    again.end()
+    assert other.mirrored() == [run.name(0), run.name(7)]
+    assert f"holds a newer checkpoint than the one that it went on from ({run.name(7)})" in caplog.text
+    assert "This process has stopped mirroring, see above." in caplog.text
+    assert "Resuming the run uploads" not in caplog.text
+
+
+def test_a_start_that_knows_that_the_store_does_not_answer_does_not_ask_it_again(where, tmp_path, faults, caplog):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    run.end()
+    asked = len(faults.calls)
+    run.mirror._session, run.mirror.trouble = None, "It does not answer."
+    with caplog.at_level(logging.INFO):
+        run.mirror.begin(run.folder, "toy", True)
+    assert len(faults.calls) == asked
+    assert "are tried again while the run trains" in caplog.text
+    run.mirror.opened(run.folder, Catalog(run.folder).committed(), run.links, [])
+    run.save(1)
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(1)]

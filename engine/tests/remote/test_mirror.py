@@ -1,5 +1,6 @@
 """What a mirror holds of a run, and when something is deleted there."""
 
+import hashlib
 import json
 import logging
 import pickle
@@ -10,9 +11,11 @@ from tests.support.mirrors import mirror_checkpoint
 from tests.support.shards import commit_shards
 
 from cairn.errors import ConfigError
-from cairn.remote import layout, listed, uploader
+from cairn.remote import address, layout, listed, owner, ranks, uploader
 from cairn.remote.mirror import Mirror
+from cairn.remote.objects import Objects
 from cairn.store import names
+from cairn.store.listener import Listeners
 from cairn.uploads.thread import WakingThread
 
 
@@ -110,6 +113,84 @@ def test_a_checkpoint_saved_again_replaces_the_one_of_that_name(where, tmp_path)
     assert run.record(0).saved == made
 
 
+@pytest.mark.parametrize("harm", ["data", "size", "part", "record"])
+def test_what_a_mirror_lacks_of_a_checkpoint_is_uploaded_again(where, tmp_path, harm):
+    """A lifecycle rule, or a person, has deleted or changed an object."""
+    run_directory = tmp_path / "run"
+    run_directory.mkdir()
+    (run_directory / "config.yaml").write_text("a: 1")
+    run = MirroredRun(where, run_directory / "checkpoints", run_directory=run_directory)
+    run.save(0)
+    made = run.save(1)
+    run.end()
+    stem, part = layout.stem_of(made), run.record(1).files[0].parts[0].object
+    if harm in ("data", "part"):
+        run.objects.delete([stem.data if harm == "data" else part])
+    else:
+        run.objects.put(stem.data if harm == "size" else stem.record, b"{")
+    again = MirroredRun(where, run.folder, run_directory=run_directory)
+    again.end()
+    assert again.mirrored() == [run.name(0), run.name(1)]
+    assert again.objects.get(stem.data) == (run.folder / made.name).read_bytes()
+    assert again.unreferenced() == []
+
+
+def test_a_piece_that_was_removed_as_a_leftover_is_uploaded_again(where, tmp_path, monkeypatch):
+    """A run that repeats batches writes rows again whose piece the start before has left without a record."""
+    rows, run_directory = b"step,loss\n1,0.5\n", tmp_path / "run"
+    piece = layout.part_name(hashlib.sha256(rows).hexdigest())
+    Objects(address.parse(where)).put(piece, rows)
+    monkeypatch.setattr(uploader, "LEFTOVERS_S", 0.0)
+    run = MirroredRun(where, run_directory / "checkpoints", run_directory=run_directory)
+    run.save(0)
+    run.idle()
+    assert run.unreferenced() == []
+    (run_directory / "metrics.csv").write_bytes(rows)
+    run.save(1)
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(1)]
+    assert run.objects.get(piece) == rows
+
+
+def test_other_ranks_upload_their_shards(where, tmp_path, monkeypatch):
+    sent = []
+
+    class OfRank1(Objects):
+        def put_file(self, name, path, beat):
+            sent.append(name.rpartition("/")[2])
+            super().put_file(name, path, beat)
+
+    monkeypatch.setattr(ranks, "POLL_S", 0.01)
+    monkeypatch.setattr(ranks, "TAKE_S", 60.0)
+    monkeypatch.setattr("cairn.remote.mirror.Objects", OfRank1)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / names.MIRROR_RANKS).mkdir()
+    (folder / names.MIRROR_RANKS / "of-a-killed-start.json").write_text("{}")
+    made = commit_shards(folder, 3, world_size=2)
+    other = Mirror(where)
+    other.assist(folder, 1)
+    run = MirroredRun(where, folder)
+    run.end()
+    other.close(True, 60.0)
+    assert run.mirrored() == [made.name]
+    assert sent == [names.shard_name(1)]
+    assert not (folder / names.MIRROR_RANKS).exists()
+
+
+def test_another_fit_ends_the_uploads_of_the_one_before(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    made = run.save(0)
+    run.idle()
+    before = run.mirror._parts.thread
+    run.mirror.opened(run.folder, [made], run.links, [])
+    before.join(60)
+    assert not before.is_alive
+    run.save(1)
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(1)]
+
+
 def test_a_kill_before_a_deletion_does_not_keep_the_checkpoint_for_ever(where, tmp_path):
     run = MirroredRun(where, tmp_path / "one")
     run.save(0)
@@ -188,10 +269,11 @@ def test_what_a_kill_has_left_is_removed_at_the_end(where, tmp_path):
     assert run.objects.get("files/somebody's") == b"not ours"
 
 
-def test_shards_are_uploaded_before_the_record(where, tmp_path):
+def test_shards_are_uploaded_before_the_record(where, tmp_path, monkeypatch):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     made = commit_shards(folder, 3)
+    monkeypatch.setattr(ranks, "TAKE_S", 0.0)  # there are no other ranks
     run = MirroredRun(where, folder)
     run.end()
     assert run.mirrored() == [made.name]
@@ -304,3 +386,64 @@ def test_a_copy_has_the_arguments_and_nothing_of_the_run(where, tmp_path):
     run.save(0)
     run.end()
     assert run.mirrored() == [run.name(0)]
+
+
+def test_the_end_is_written_into_the_mirror_and_another_fit_opens_it_again(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    run.idle()
+    assert owner.open_since(run.objects)
+    run.end()
+    assert owner.open_since(run.objects) == ""
+    run.mirror.begin(run.folder, "toy", True)  # another fit of the same process
+    run.mirror.opened(run.folder, [], run.links, [])
+    run.idle()
+    assert owner.open_since(run.objects)
+    run.end()
+    assert owner.open_since(run.objects) == ""
+
+
+def test_a_start_that_is_refused_does_not_stop_the_uploads_of_another(where, tmp_path, caplog):
+    run = MirroredRun(where, tmp_path / "one")
+    run.save(0)
+    run.idle()
+    with pytest.raises(ConfigError, match="holds checkpoints of this run"):
+        MirroredRun(where, tmp_path / "other")
+    run.save(1)
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(1)]
+
+
+def test_a_damaged_record_of_a_checkpoint_that_is_here_is_replaced(where, tmp_path, caplog):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    made = run.save(0)
+    run.end()
+    run.objects.put(layout.stem_of(made).record, b"")
+    again = MirroredRun(where, run.folder)
+    again.end()
+    assert again.mirrored() == [run.name(0)]
+    assert not [item for item in caplog.records if item.levelno >= logging.WARNING]
+
+
+def test_leftovers_stay_if_a_record_of_a_later_version_may_need_them(where, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(uploader, "LEFTOVERS_S", 0.0)
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(3)
+    run.idle()
+    later = mirror_checkpoint(run.objects, tmp_path, 1)
+    stem = layout.stem_of(later)
+    run.objects.put(stem.record, run.objects.get(stem.record).replace(b'"format": 1', b'"format": 99'))
+    run.end()
+    assert run.unreferenced(), "the data and the files of that record"
+    assert caplog.text.count("is not removed, because checkpoints/") == 1
+    assert "update Cairn" in caplog.text
+
+
+@pytest.mark.parametrize(("grace_s", "expected"), [(0.0, 0.0), (3.0, 3.0), (60.0, 60.0)])
+def test_a_stopped_run_has_the_time_that_the_user_says(where, tmp_path, monkeypatch, grace_s, expected):
+    """Also less than the usual time after a signal, which all listeners share."""
+    waits = []
+    monkeypatch.setattr(WakingThread, "join_with_progress", lambda thread, limit_s, *_: waits.append(limit_s))
+    run = MirroredRun(where, tmp_path / "checkpoints", grace_s=grace_s)
+    run.mirror.close(False, Listeners([run.mirror]).grace_s)
+    assert waits == [expected]

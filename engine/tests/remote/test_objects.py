@@ -1,5 +1,6 @@
 """The objects of a store in memory and of a directory: the same calls, results and errors."""
 
+import errno
 import os
 
 import pytest
@@ -78,6 +79,26 @@ def test_an_error_of_the_reader_ends_an_upload_and_leaves_nothing(store, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         store.put_file("x", tmp_path / "file", stop)
     assert store.list() == []
+
+
+def test_a_disk_that_is_full_when_it_is_synced_is_an_error_of_the_store(tmp_path, monkeypatch):
+    """And not one of the checkpoint, which would not be tried again."""
+    store = objects_at("file", tmp_path)
+    (tmp_path / "file").write_bytes(b"abc")
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (
+        lambda: store.put("a", b"1"),
+        lambda: store.create("b", b"2"),
+        lambda: store.create("b", b"2"),  # it is there now, but not on the disk
+        lambda: store.put_file("c", tmp_path / "file"),
+    ):
+        with pytest.raises(RemoteError, match="has no space left") as caught:
+            write()
+        assert caught.value.kind == "full"
 
 
 def test_names_are_relative_to_the_address(tmp_path):

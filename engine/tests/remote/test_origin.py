@@ -94,3 +94,9 @@ def test_a_store_that_fails_is_one_sentence(store, tmp_path, monkeypatch, kind, 
     monkeypatch.setattr(origin.Objects, "check", fail)
     with pytest.raises(error, match=r"^It fails\.$"):
         origin.fetched(str(store.address), tmp_path)
+
+
+def test_a_fetch_that_was_killed_before_the_manifest_is_done_again(store, made, tmp_path):
+    path = origin.fetched(str(store.address), tmp_path)
+    path.with_name(names.manifest_name(path.name)).unlink()
+    assert describe(origin.fetched(str(store.address), tmp_path)) == made[2]

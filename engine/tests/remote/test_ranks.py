@@ -129,6 +129,22 @@ def test_an_assistant_helps_until_rank_0_has_ended(uploads, assistants):
     assistants[0].close(limit_s=600.0)
 
 
+def test_an_assistant_does_not_wait_for_a_rank_0_that_asks_for_nothing(uploads, assistants, monkeypatch):
+    """It may have been killed: its folder stays."""
+    slept = []
+    monkeypatch.setattr(ranks.time, "monotonic", lambda: float(len(slept)))
+
+    def sleep(seconds):
+        slept.append(seconds)
+        assistants[0]._num_signs += len(slept) < 4  # it uploads for three seconds
+
+    monkeypatch.setattr(ranks.time, "sleep", sleep)
+    monkeypatch.setattr(ranks, "IDLE_S", 2.0)
+    assistants[0].close(limit_s=600.0)
+    assert 4 < len(slept) < 8
+    assert assistants[0]._ended.is_set()
+
+
 def test_without_a_folder_that_can_be_written_rank_0_uploads_everything(tmp_path, shards, clock):
     uploads, own = ShardUploads(tmp_path / "missing", clock), []
     uploads.upload("a", shards, own.append, lambda limit_s: pytest.fail("nothing to wait for"))

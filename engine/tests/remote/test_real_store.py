@@ -51,7 +51,9 @@ def test_refusals_have_their_kind(store, bucket, tmp_path, monkeypatch):
     assert kind_of(reader.put, "x", b"1") == "refused"
     assert kind_of(reader.create, "x", b"1") == "refused"
     target = Target(tmp_path / "run" / "checkpoints")
-    assert start.look(reader.address).bring(target, None) is not None  # to read needs no right to write
+    assert start.look(reader.address).bring(target, None)[0] is not None  # to read needs no right to write
+    with pytest.raises(ConfigError, match="none can be written"):
+        start.claimed(start.look(reader.address), "toy", "")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert kind_of(Objects(reader.address).check) == "refused"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")

@@ -136,6 +136,32 @@ def test_an_upload_that_fails_is_repeated_as_a_whole(tmp_path, store, files):
     assert contents(store, files) == {"metrics.csv": path.read_bytes()}
 
 
+def test_a_piece_that_was_deleted_in_the_mirror_is_uploaded_again(tmp_path, store, files):
+    """As when the record that named it was deleted before the next one was created."""
+
+    def has(name, num_bytes):
+        return len(store.get(name, b"-" * (num_bytes + 1))) == num_bytes
+
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"a" * 100)
+    files.upload(store.put, has)
+    _extend(path, b"a" * 100 + b"b" * 60)
+    (file,) = files.upload(store.put, has)
+    assert len(file.parts) == 2
+    del store[file.parts[1].object]
+    (file,) = files.upload(store.put, has)
+    assert store.content(file) == path.read_bytes()
+    del store[file.parts[0].object]
+    _extend(path, path.read_bytes() + b"c")
+    (file,) = files.upload(store.put, has)
+    assert store.content(file) == path.read_bytes()
+    again = RunFiles(tmp_path, tmp_path / "checkpoints", ErrorsOnce("Mirror"))
+    again.begin([file])
+    del store[file.parts[-1].object]
+    (file,) = again.upload(store.put, has)
+    assert store.content(file) == path.read_bytes()
+
+
 def test_files_that_are_too_large_or_too_many_are_named(tmp_path, store, files, monkeypatch, caplog):
     monkeypatch.setattr(run_files, "LARGEST_BYTES", 10)
     monkeypatch.setattr(run_files, "MOST_FILES", 3)

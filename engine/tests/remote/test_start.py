@@ -62,7 +62,7 @@ def test_a_store_that_cannot_be_reached_is_a_warning_only_with_a_local_checkpoin
         found.bring(target, None)
     local = commit(target.directory, 0)
     with caplog.at_level(logging.WARNING):
-        assert found.bring(target, local) is None
+        assert found.bring(target, local) == (None, "It fails.")
     assert "The run goes on from its newest checkpoint on this disk." in caplog.text
 
 
@@ -82,6 +82,16 @@ def test_run_files_that_are_damaged_are_those_of_the_checkpoint_before(store, tm
     assert start.bring_files(start.look(store.address), tmp_path / "run")
     assert (tmp_path / "run" / "run.json").read_bytes() == b"good"
     assert f"Skipped in {store.address}: {made.name}: the run file run.json is damaged" in caplog.text
+
+
+def test_a_damaged_record_is_named_once_in_a_start(store, tmp_path, caplog):
+    mirror_checkpoint(store, tmp_path, 0)
+    bad = mirror_checkpoint(store, tmp_path, 1)
+    store.put(layout.stem_of(bad).record, b"")
+    found = start.look(store.address)
+    start.bring_files(found, tmp_path / "run")
+    found.bring(Target(tmp_path / "run" / "checkpoints"), None)
+    assert caplog.text.count(f"Skipped in {store.address}: {bad.name}") == 1
 
 
 def test_a_download_that_is_given_up_leaves_nothing(store, tmp_path, monkeypatch):
@@ -127,7 +137,7 @@ def test_of_two_processes_one_downloads(store, tmp_path, monkeypatch):
     found = Found(store.address, store)
 
     def begin():
-        points.append(find_resume_point(target.directory, bring=lambda local: found.bring(target, local)))
+        points.append(find_resume_point(target.directory, bring=lambda local: found.bring(target, local)[0]))
 
     threads = [threading.Thread(target=begin) for _ in range(3)]
     for thread in threads:
@@ -136,3 +146,42 @@ def test_of_two_processes_one_downloads(store, tmp_path, monkeypatch):
         thread.join()
     assert [point.saved for point in points] == [made] * 3
     assert downloads == [made.name]
+
+
+def test_a_mirror_is_claimed_and_tried_before_anything_is_changed(store, monkeypatch):
+    found = start.claimed(start.look(store.address), "abc", "a")
+    assert (found.run, owner.read(store).run) == ("abc", "abc")
+    assert start.claimed(start.look(store.address), "abc", "a").objects is not None
+    assert [name for name, _ in store.list()] == [layout.OWNER]
+    with pytest.raises(ConfigError, match="belongs to another run"):
+        start.claimed(found, "xyz", "b")
+
+
+@pytest.mark.parametrize("has_owner", [False, True])
+def test_credentials_that_may_only_read_are_refused(store, monkeypatch, has_owner):
+    if has_owner:
+        owner.claim(store, "abc")
+
+    def refuse(self, *_):
+        raise RemoteError("It refuses access.", kind="refused")
+
+    def create(self, name, data):
+        return False if has_owner else refuse(self)
+
+    monkeypatch.setattr(start.Objects, "create", create)
+    monkeypatch.setattr(start.Objects, "put", refuse)
+    found = start.look(store.address)
+    with pytest.raises(ConfigError, match=r"It refuses access\. Its objects can be read, and none can be written"):
+        start.claimed(found, "abc", "a")
+
+
+def test_a_store_that_ends_to_answer_before_it_is_claimed_cannot_be_reached(store, monkeypatch):
+    found = start.look(store.address)
+
+    def fail(self, *_):
+        raise RemoteError("It fails.")
+
+    monkeypatch.setattr(start.Objects, "create", fail)
+    lost = start.claimed(found, "abc", "a")
+    assert (lost.objects, lost.trouble) == (None, "It fails.")
+    assert start.claimed(lost, "abc", "a") is lost

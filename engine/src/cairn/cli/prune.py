@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cairn.account import progress
 from cairn.cli.arguments import CheckpointDirectory, add_run, find_checkpoints, find_run
 from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.errors import ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
-from cairn.remote import address, origin, pruned
-from cairn.remote.address import is_address
-from cairn.runs import terminal
+from cairn.remote import address, origin, owner, pruned
+from cairn.remote.address import Address, is_address
+from cairn.runs import status, terminal
 from cairn.runs.directory import RunDirectory
 from cairn.store import audit, disk, earlier
 from cairn.store.catalog import Catalog, Rejected
 from cairn.store.history import History
 from cairn.types import Saved
-from cairn.units import format_bytes
+from cairn.units import format_bytes, format_duration
 from cairn.wandb.deleted import Deleted
 
 HELP = "delete all checkpoints except the newest and the best; asks first"
@@ -72,9 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_in_mirror(arguments: argparse.Namespace, rules: list[Rule]) -> int:
-    """Do as `run` in a mirror. No run may use it meanwhile: a mirror has no lock that could keep one away."""
+    """Do as `run` in a mirror. It has no lock that could keep a run away: one that seems to train is not touched."""
     directory = find_checkpoints(arguments.named)
     where = address.parse(arguments.named)
+    _check_mirror_is_free(directory, where)
     chosen = origin.asked(where, lambda objects: pruned.plan(objects, rules, directory.mode))
     if chosen.broken and not chosen.kept:
         raise ResumeError(f"No checkpoint in {where} is intact: nothing was deleted.")
@@ -85,11 +87,26 @@ def _run_in_mirror(arguments: argparse.Namespace, rules: list[Rule]) -> int:
     if not arguments.json:
         show(proposal)
         if to_delete:
-            print("A mirror has no lock: no process may train this run meanwhile.")
+            print("A mirror has no lock: do not start this run meanwhile.")
+        if chosen.is_open:
+            print(
+                "This run was killed, or still trains somewhere. Only checkpoints are deleted, and no other leftovers."
+            )
     if approved := arguments.yes or _is_approved(proposal, arguments.json):
         origin.asked(where, lambda objects: pruned.delete(objects, chosen))
     _report(proposal, approved, arguments.json)
     return 0
+
+
+def _check_mirror_is_free(directory: CheckpointDirectory, where: Address) -> None:
+    if directory.run is None or not origin.asked(where, owner.open_since):
+        return
+    reached = progress.read(directory.run.progress_file)
+    if status.from_files(directory.run.record(), reached) == "running":
+        raise ResumeError(
+            f"{where} is the mirror of a run that seems to train: stop it first. If it was killed, wait until its last "
+            f"sign of life is {format_duration(status.SILENT_S)} old. Nothing was deleted."
+        )
 
 
 def _report(proposal: Proposal, approved: bool, json: bool) -> None:

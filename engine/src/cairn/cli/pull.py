@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from cairn.cli import copied
 from cairn.cli.arguments import LOGS, load_dotenv, ranking
 from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.policy.keep import Latest
+from cairn.remote.copied import Copied
 from cairn.remote.fetch import Target
-from cairn.remote.pull import Pulled, pull
+from cairn.remote.pull import pull
 from cairn.runs import mirrored_run, summary, terminal
-from cairn.units import format_bytes
 
 HELP = "copy a run from an object store: its newest and its best checkpoint, configuration, metrics"
 
@@ -29,13 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Download, print what was copied, and return 1 if a checkpoint could not be."""
     run, pulled = collect(arguments.address, arguments.to, arguments.all)
     if arguments.json:
-        print_json(as_json(run, pulled))
+        print_json({"run": str(run), **copied.as_json(pulled, "downloaded")})
     else:
         show(run, pulled)
     return int(bool(pulled.skipped))
 
 
-def collect(text: str, to: str | None, everything: bool) -> tuple[Path, Pulled]:
+def collect(text: str, to: str | None, everything: bool) -> tuple[Path, Copied]:
     """Copy a run from an object store.
 
     Args:
@@ -59,22 +59,8 @@ def collect(text: str, to: str | None, everything: bool) -> tuple[Path, Pulled]:
         return run.path, pull(found, Target(run.checkpoints(), run.path, (rules, mode)))
 
 
-def as_json(run: Path, pulled: Pulled) -> dict[str, Any]:
-    """Return what was copied as JSON values."""
-    return {
-        "run": str(run),
-        "downloaded": [item.name for item in pulled.downloaded],
-        "present": [item.name for item in pulled.present],
-        "skipped": [{"name": name, "why": why} for name, why in pulled.skipped],
-    }
-
-
-def show(run: Path, pulled: Pulled) -> None:
+def show(run: Path, pulled: Copied) -> None:
     """Print what was copied, and how the run is resumed."""
-    for name, why in pulled.skipped:
-        terminal.line(f"not downloaded: {name}, {why}")
-    size = format_bytes(sum(item.num_bytes for item in pulled.downloaded))
-    there = f"{len(pulled.downloaded)} downloaded ({size}), {len(pulled.present)} were there already"
-    terminal.line(f"{summary.relative(run)}: {there}.")
+    copied.show(pulled, "downloaded", summary.relative(run))
     if (run / "run.json").is_file():
         terminal.line(f"resume: {summary.command(run)}")

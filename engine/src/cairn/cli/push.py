@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cairn.cli import copied
 from cairn.cli.arguments import add_run, find_run, load_dotenv
 from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.errors import ResumeError
 from cairn.remote import address
-from cairn.runs import terminal
-from cairn.units import format_bytes
 
 if TYPE_CHECKING:
-    from cairn.remote.push import Pushed
+    from cairn.remote.copied import Copied
 
 HELP = "copy what an object store lacks of a run: checkpoints, configuration, metrics; exit code 1 if one is corrupt"
 
@@ -29,13 +28,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Upload, print what the mirror has, and return 1 if a checkpoint could not be uploaded."""
     pushed = collect(arguments.named, arguments.address)
     if arguments.json:
-        print_json(as_json(pushed, arguments.address))
+        print_json({"address": arguments.address, **copied.as_json(pushed, "uploaded")})
     else:
-        show(pushed, arguments.address)
+        copied.show(pushed, "uploaded", arguments.address)
     return int(bool(pushed.skipped))
 
 
-def collect(named: str, where: str) -> Pushed:
+def collect(named: str, where: str) -> Copied:
     """Upload what a mirror lacks of a run.
 
     Args:
@@ -47,6 +46,7 @@ def collect(named: str, where: str) -> Pushed:
     """
     to = address.parse(where)
     directory, run = find_run(named, "push needs the id of the run")
+    address.check_apart(to, run.path, directory.path)
     from cairn.remote.push import Source, push
 
     load_dotenv()
@@ -55,21 +55,3 @@ def collect(named: str, where: str) -> Pushed:
         if record is None:
             raise ResumeError(f"{run.path} is not a run directory: it has no run.json.")
         return push(Source(directory.path, run.path, record.id, directory.mode), to)
-
-
-def as_json(pushed: Pushed, where: str) -> dict[str, Any]:
-    """Return what was done as JSON values."""
-    return {
-        "address": where,
-        "uploaded": [item.name for item in pushed.uploaded],
-        "present": [item.name for item in pushed.present],
-        "skipped": [{"name": name, "why": why} for name, why in pushed.skipped],
-    }
-
-
-def show(pushed: Pushed, where: str) -> None:
-    """Print what was done."""
-    for name, why in pushed.skipped:
-        terminal.line(f"not uploaded: {name}, {why}")
-    size = format_bytes(sum(item.num_bytes for item in pushed.uploaded))
-    terminal.line(f"{where}: {len(pushed.uploaded)} uploaded ({size}), {len(pushed.present)} were there already.")

@@ -20,11 +20,13 @@ from cairn.remote import origin, view
 from cairn.remote.address import is_address
 from cairn.remote.view import View
 from cairn.runs import status, summary, terminal, time_table
+from cairn.runs.directory import RunDirectory
 from cairn.runs.goodput import TimeSpent
 from cairn.runs.status import JobStatus
 from cairn.study import reading
 
 HELP = "show the jobs of a sweep: running, waiting, failed or finished, and their progress; exit code 1 if one failed"
+_SILENT = "killed, or between two checkpoints"
 _STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red", "hung": "bold red"}
 
 
@@ -75,7 +77,14 @@ def _of_address(text: str) -> SweepStatus:
     """Read the status of a run as its mirror knows it: as of its newest checkpoint there."""
     load_dotenv()
     mirror = view.of(origin.parse(text).run)
-    return replace(collect(mirror.run), mirror=mirror)
+    if not RunDirectory(mirror.run).record_file.is_file():
+        raise ResumeError(
+            f"{mirror.address} holds checkpoints, and no run.json of a run: cairn ls shows what is there."
+        )
+    found = collect(mirror.run)
+    # A run that saves once an hour shows no other sign of life there.
+    jobs = [replace(job, state="unknown", why=_SILENT) if job.state == "dead" else job for job in found.jobs]
+    return replace(found, jobs=jobs, mirror=mirror)
 
 
 def as_json(found: SweepStatus) -> list[dict[str, Any]]:
@@ -94,6 +103,9 @@ def show(found: SweepStatus, console: Console) -> None:
     terminal.line(", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {len(found.jobs)}.")
     if len(found.jobs) == 1 and found.jobs[0].spent is not None:
         _show_time(found.jobs[0].spent, console)
+    for job in found.jobs:
+        if found.mirror and job.state == "unknown":
+            terminal.line(f"{found.mirror.address}: {job.why}. Its newest checkpoint is its last sign of life there.")
     for job in found.failed:
         log = summary.relative((found.sweep / job.name / "train.log").resolve())
         shown = f"{found.mirror.address}: its train.log" if found.mirror else log

@@ -250,6 +250,11 @@ class CheckRunDirectory(Callback):
         """Check the launcher and the directory of a sweep."""
         if str(config.hydra.launcher.get("_target_")).startswith(plugins.LAUNCHERS) and not plugins.is_installed():
             checks.refuse(f"this hydra/launcher needs more packages: {extras.how_to_install('slurm')}")
+        if varied := job_name.varied_in_vain(config):
+            checks.refuse(
+                f"{varied}: the jobs of a sweep cannot differ in this key, because it is not part of their names. "
+                f"Give it one value."
+            )
         sweep = Path(config.hydra.sweep.dir)
         checks.directory(sweep, "hydra.sweep.dir")
         checks.files([sweep / "multirun.yaml"], [])

@@ -59,7 +59,7 @@ def _take_over(engine: Engine, trainer: Trainer, point: ResumePoint | None, run:
     if loaded is None and newest is not None:  # the same trainer fits again, and continues from where it is
         found = Beginning(engine.origin.run, ResumePoint(directory / newest.name, newest))
     else:
-        found = beginning(directory, loaded, point, run)
+        found = beginning(directory, loaded, point, run, engine.saves.listeners.run_elsewhere)
     if engine.policy.triggers and engine.saves.claim is None:
         script = os.path.abspath(sys.argv[0]) if os.path.isfile(sys.argv[0]) else ""
         patience_s = _PREVIOUS_ATTEMPT_S if "SLURM_JOB_ID" in os.environ else None

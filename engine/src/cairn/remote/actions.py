@@ -10,15 +10,19 @@ One deletion goes the other way: first the record, then what no other record nee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cairn.errors import CheckpointError, NewerFormatError, RemoteError
+from cairn.errors import CorruptCheckpointError, RemoteError
 from cairn.remote import dangling, data, layout, listed, record
 from cairn.remote.layout import Stem
 from cairn.remote.mirrored import Mirrored
 from cairn.remote.objects import Objects
+from cairn.remote.owner import TakenOver
+from cairn.remote.plan import Wanted, newer
 from cairn.remote.ranks import ShardUploads
 from cairn.remote.record import Record, RunFile
 from cairn.remote.run_files import RunFiles
@@ -65,14 +69,12 @@ class Actions:
 
     def look(self) -> None:
         """Find out what the mirror holds; reach it first, if that was not possible at the start."""
-        if not self._session.is_open:
-            self._session.open()
+        self._session.go_on(lambda objects: _check_is_not_behind(self._state.wanted(), objects))
         found = listed.look(self._objects)
-        records, bad = listed.read_records(self._objects, found)
-        self.mirrored.take(found, records, {stem for stem, why in bad.items() if _is_of_no_use(why)})
+        whole = self.mirrored.take(found, *listed.read_records(self._objects, found))
         self._state.listed(self.mirrored.saved)
-        if records:
-            self._run_files.begin(records[-1].files)
+        if whole:
+            self._run_files.begin(whole[-1].files)
 
     def upload(self, saved: Saved, pause: Callable[[float], object]) -> None:
         """Upload a checkpoint, with the files of the run, and create its record.
@@ -91,7 +93,7 @@ class Actions:
                 return
             self._session.check()
             self._upload_data(saved, source.path, pause)
-            files = self._run_files.upload(partial(self._put_part, saved))
+            files = self._run_files.upload(partial(self._put_part, saved), self.mirrored.has)
             self.mirrored.add(self._create(saved, source.manifest, files))
             is_there = True
         except RemoteError:  # it is an OSError, too
@@ -109,9 +111,8 @@ class Actions:
         """Delete a record, and what only it needs."""
         self._session.check()
         self._objects.delete([stem.record])
-        names = self.mirrored.needed_by(stem)
-        self._objects.delete(names)
-        self.mirrored.remove(stem, names)
+        self._delete_objects(self.mirrored.needed_by(stem))
+        self.mirrored.remove(stem)
 
     def point(self, link: str, stem: Stem) -> None:
         """Write the pointer that stands for a link."""
@@ -121,15 +122,15 @@ class Actions:
     def renew(self) -> None:
         """Let the newest record name the run files as they are at the end, such as the outcome of the run.
 
-        This is the only record that is ever replaced: in one request, by one about the same data.
+        Besides damaged ones, this is the only record that is replaced: in one request, by one about the same data.
         """
         newest = self._state.newest
         stem = layout.stem_of(newest) if newest is not None else None
         if newest is None or stem not in self.mirrored.saved:
             return
-        files = self._run_files.upload(partial(self._put_part, newest))
+        files = self._run_files.upload(partial(self._put_part, newest), self.mirrored.has)
         before = listed.read_record(self._objects, stem)
-        if files and tuple(files) != before.files:
+        if before.is_behind(files):
             self._session.check()
             contents = record.dump(before.manifest, files)
             self._objects.put(stem.record, contents)
@@ -138,12 +139,23 @@ class Actions:
     def clean(self) -> None:
         """Remove what interrupted uploads and deletions have left; nothing while a record cannot be read."""
         found = listed.look(self._objects)
-        for stem in found.stems:
-            if stem not in self.mirrored.saved:
-                self.mirrored.add(listed.read_record(self._objects, stem))
+        unknown = tuple(stem for stem in found.stems if stem not in self.mirrored.saved)
+        others, bad = listed.read_records(self._objects, replace(found, stems=unknown))
+        for item in others:
+            if not found.missing(item):
+                self.mirrored.add(item)
         self._session.check()
-        self._objects.delete(self.mirrored.unreferenced(found))
+        if bad:
+            stem, why = next(iter(bad.items()))
+            text = f"what interrupted uploads have left is not removed, because {stem.record} may need it ({why})"
+            self._errors.log("leftovers", text)
+        else:
+            self._delete_objects(found.unreferenced(others, self.mirrored.needed))
         dangling.abort(self._objects.address)
+
+    def _delete_objects(self, names: Sequence[str]) -> None:
+        self.mirrored.forget(names)  # first: if this fails, some of them may be gone
+        self._objects.delete(names)
 
     def _upload_data(self, saved: Saved, path: Path, pause: Callable[[float], object]) -> None:
         def beat(num_bytes: int) -> None:
@@ -160,20 +172,40 @@ class Actions:
     def _put_part(self, saved: Saved, name: str, piece: bytes) -> None:
         if self._is_over(saved):
             raise Ended
-        if not self.mirrored.has(name):
+        if not self.mirrored.has(name, len(piece)):
             self._objects.put(name, piece)
-            self.mirrored.uploaded(name)
+            self.mirrored.uploaded(name, len(piece))
 
     def _create(self, saved: Saved, manifest: str, files: list[RunFile]) -> Record:
         """Create the record, which makes the mirrored checkpoint exist."""
         self._session.check()
+        if self._state.is_replaced(saved):  # the bytes may have been those of the new one
+            raise Ended
         stem, contents = layout.stem_of(saved), record.dump(manifest, files)
-        if self._objects.create(stem.record, contents):
-            return record.load(contents, stem)
-        # An earlier request of this process was carried out, although its answer was an error.
-        return listed.read_record(self._objects, stem)
+        return _created(self._objects, self.mirrored, stem, contents)
 
 
-def _is_of_no_use(why: CheckpointError) -> bool:
-    """Whether no version of the library can read a record."""
-    return not isinstance(why, NewerFormatError)
+def _check_is_not_behind(wanted: Wanted, objects: Objects) -> None:
+    """Check that a mirror that could not be reached at the start holds nothing that this start should have begun with.
+
+    Raises:
+        TakenOver: It does: uploads of this start would replace it.
+    """
+    found = newer(wanted, listed.look(objects).stems)
+    if found is not None:
+        raise TakenOver(
+            f"{objects.address} could not be reached when this process started, and holds a newer checkpoint than the "
+            f"one that it went on from ({found.name}). To go on from that one, stop this process and start it again"
+        )
+
+
+def _created(objects: Objects, mirrored: Mirrored, stem: Stem, contents: bytes) -> Record:
+    if not objects.create(stem.record, contents):
+        # An earlier request was carried out, although its answer was an error; or the record is damaged, or lacks what
+        # it names. Its name says that it is about this very checkpoint.
+        with suppress(CorruptCheckpointError):
+            before = listed.read_record(objects, stem)
+            if mirrored.has_all(before):
+                return before
+        objects.put(stem.record, contents)
+    return record.load(contents, stem)

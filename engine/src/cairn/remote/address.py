@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal, cast
 
 from cairn.errors import ConfigError
@@ -70,6 +70,8 @@ class Address:
             ConfigError: A part cannot be in an address.
         """
         path = path.replace("\\", "")
+        if "?" in path:  # `parse` would take it for a query
+            raise ConfigError(f"{path} cannot be part of an address: it contains a question mark.")
         return parse(f"{str(self).rstrip('/')}/{path}") if path else self
 
 
@@ -100,9 +102,8 @@ def parse(text: str) -> Address:
         raise ConfigError(f"{text!a} cannot be an address: it contains a control character. Correct it.")
     parts = [part for part in rest.split("/") if part]
     if any(part in (".", "..") for part in parts):
-        raise ConfigError(
-            f"{text} cannot be an address: it contains a part {'..' if '..' in parts else '.'}. Remove it."
-        )
+        odd = ".." if ".." in parts else "."
+        raise ConfigError(f"{text} cannot be an address: one of its parts is {odd!r}. Remove it.")
     if "\\" in rest and scheme != "file":  # Azure, among others
         raise ConfigError(f"{text} cannot be an address: it contains a backslash, which stores take for a slash.")
     if scheme == "file":
@@ -137,3 +138,21 @@ def _holds_more(scheme: str) -> str:
         f"An address of an object store must not hold a user, a password or a query (@ or ?), because it is logged and "
         f"stored: remove them from the {scheme}:// address, and {cure}."
     )
+
+
+def check_apart(where: Address, *folders: Path | None) -> None:
+    """Check that a mirror does not lie in what it is a copy of: it would copy itself.
+
+    Args:
+        where: The mirror.
+        *folders: Directories of the run; None: it has none.
+
+    Raises:
+        ConfigError: It does.
+    """
+    for folder in folders:
+        if where.scheme == "file" and folder and Path("/", where.prefix).resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(
+                f"mirror={where} lies in {folder}, which it would be a copy of: choose another directory.",
+                parameter="mirror",
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 FIRST_S, LONGEST_S = 1.0, 300.0
 _AT_END_S, _MOST_AT_END = 5.0, 3
@@ -48,10 +48,13 @@ class Backoff:
         """Whether an operation of this kind may be tried."""
         return not self._is_given_up(kind) and self._now() >= self._until.get(kind, 0.0)
 
-    @property
-    def left_s(self) -> float | None:
-        """Time until the next kind may be tried, in seconds; None if none waits."""
-        left = [until - self._now() for until in self._until.values()]
+    def left_s(self, kinds: Iterable[str]) -> float | None:
+        """Time until the first of some kinds may be tried, in seconds; None if none of them waits.
+
+        Args:
+            kinds: The kinds of the operations that are left to do.
+        """
+        left = [self._until[kind] - self._now() for kind in kinds if kind in self._until]
         return max(0.0, min(left)) if left else None
 
     def end(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cairn.errors import CheckpointError, MissingFileError
@@ -60,12 +59,10 @@ def check(objects: Objects, wanted: Named) -> list[Finding]:
     return findings
 
 
-def damage(objects: Objects, records: Iterable[Record]) -> Iterator[tuple[Record, str]]:
-    """Yield each checkpoint with what is wrong with it: an empty string if it is intact."""
-    found = listed.look(objects)
-    for item in records:
-        finding = _checkpoint(objects, found, item, set(), files=False)
-        yield item, "" if finding.state == "whole" else finding.why
+def damage(objects: Objects, found: Listed, record: Record) -> str:
+    """Return what is wrong with a checkpoint, without its run files; an empty string if it is intact."""
+    finding = _checkpoint(objects, found, record, set(), files=False)
+    return "" if finding.state == "whole" else finding.why
 
 
 def _checkpoint(objects: Objects, found: Listed, record: Record, known: set[str], files: bool = True) -> Finding:

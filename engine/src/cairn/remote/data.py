@@ -38,6 +38,7 @@ def upload(
     """
     stem, before = layout.stem_of(saved), 0
     folder = shared.checkpoints
+    sizes = {name: num_bytes for name, _, num_bytes in layout.data_of(saved)}
     path_of = {name: path.parent / local for name, local, _ in layout.data_of(saved)}
     shards = [Shard(name, local.relative_to(folder).as_posix()) for name, local in path_of.items()]
 
@@ -51,15 +52,18 @@ def upload(
             beat(last)
 
         objects.put_file(shard.object, folder / shard.file, count)
-        mirrored.uploaded(shard.object)
+        mirrored.uploaded(shard.object, sizes[shard.object])
         before = last
 
-    lacking = [shard for shard in shards if not mirrored.has(shard.object)]
+    lacking = [shard for shard in shards if not mirrored.has(shard.object, sizes[shard.object])]
     if len(lacking) <= 1:
         for shard in lacking:
             put(shard)
         return
     shared.upload(stem.text, lacking, put, wait)
-    there = {name for name, _ in objects.list(stem.data)}
+    there = dict(objects.list(stem.data))
     for shard in lacking:
-        mirrored.uploaded(shard.object) if shard.object in there else put(shard)
+        if there.get(shard.object) == sizes[shard.object]:
+            mirrored.uploaded(shard.object, sizes[shard.object])
+        else:
+            put(shard)

@@ -11,7 +11,7 @@ The newest appears last: after a crash in between, the mirror is still newer, an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,14 +68,21 @@ def newest(objects: Objects, target: Target, local: Saved | None) -> Saved | Non
             brought = record.saved
             break
         skipped.append(f"{record.saved.name}: {why}")
-    for text in skipped:
-        log.warning("Skipped in %s: %s.", objects.address, text)
+    warn_of_skipped(objects, skipped)
     if brought is None and local is None and found.stems:
         raise ResumeError(
             f"No checkpoint in {objects.address} is intact ({'; '.join(skipped)}). To start over, choose another "
             f"address, or move these objects away."
         )
     return brought
+
+
+def warn_of_skipped(objects: Objects, skipped: Iterable[str]) -> None:
+    """Log what was skipped in a mirror, once for these objects: a start may look several times."""
+    for text in skipped:
+        if text not in objects.skipped:
+            objects.skipped.add(text)
+            log.warning("Skipped in %s: %s.", objects.address, text)
 
 
 def newest_first(

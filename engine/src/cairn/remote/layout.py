@@ -8,7 +8,7 @@
     files/0123456789ab                                        a run file, or a part of one
 
 Names hold digests of the contents, so no object is ever overwritten by other contents. Exceptions are the pointers,
-`attempt.json`, and at the end of a run the list of run files in its newest record.
+`attempt.json`, a damaged record, and at the end of a run the list of run files in its newest record.
 """
 
 from __future__ import annotations
@@ -129,6 +129,12 @@ def parse(name: str) -> tuple[Stem, bool] | None:
 def is_part(name: str) -> bool:
     """Whether an object is a run file or a part of one."""
     return name.startswith(FILES) and _DIGEST.fullmatch(name.removeprefix(FILES)) is not None
+
+
+def is_data(name: str) -> bool:
+    """Whether an object is a checkpoint or a shard of one, and not a record."""
+    found = parse(name)
+    return found is not None and not found[1]
 
 
 def is_of_mirror(name: str) -> bool:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from cairn.errors import CheckpointError, CorruptCheckpointError, RemoteError
-from cairn.remote import layout, record
+from cairn.remote import layout, parallel, record
 from cairn.remote.layout import Stem
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record
 
 MOST_RECORD_BYTES = 2**26
 """Upper limit for a record that is read whole."""
-_NUM_AT_ONCE = 8
+_NUM_AT_ONCE = 16
 _MOST_NAMED = 5
 
 
@@ -36,23 +36,21 @@ class Listed:
 
     def missing(self, found: Record) -> list[str]:
         """Return the objects of a record that are missing or have another size than it says."""
-        parts = {part.object: part.num_bytes for file in found.files for part in file.parts}
-        return sorted([*self.missing_data(found), *(name for name in parts if self.sizes.get(name) != parts[name])])
+        return sorted(name for name, num_bytes in found.sizes().items() if self.sizes.get(name) != num_bytes)
 
     def missing_data(self, found: Record) -> list[str]:
         """Do as `missing`, for the checkpoint without the run files."""
         return [name for name, _, num_bytes in layout.data_of(found.saved) if self.sizes.get(name) != num_bytes]
 
-    def unreferenced(self, records: Iterable[Record]) -> list[str]:
-        """Return the data and files that no record needs: what an interrupted upload or deletion has left.
+    def unreferenced(self, records: Iterable[Record], needed: Iterable[str] = ()) -> list[str]:
+        """Return the data and run files that no record needs: what an interrupted upload or deletion has left.
 
         Args:
-            records: All records of the mirror. One that cannot be read must count as well: pass nothing then.
+            records: Records of the mirror. All must count, also one that cannot be read: do not call this then.
+            needed: What other records need.
         """
-        needed = {name for item in records for name in item.objects()}
-        fixed = {layout.OWNER, layout.ATTEMPT, *layout.POINTERS.values()}
-        stems = {stem.record for stem in self.stems}
-        return sorted(self.sizes.keys() - needed - fixed - stems)
+        found = self.sizes.keys() - {*needed} - {name for item in records for name in item.objects()}
+        return sorted(name for name in found if layout.is_part(name) or layout.is_data(name))
 
 
 def nothing_at(objects: Objects, found: Listed) -> str:
@@ -107,15 +105,13 @@ def read_records(objects: Objects, listed: Listed) -> tuple[list[Record], dict[S
         RemoteError: The store cannot be used.
     """
 
-    def read(stem: Stem) -> Record | CheckpointError:
+    def read(stem: Stem, stopped: threading.Event) -> Record | CheckpointError:
         try:
             return read_record(objects, stem)
         except CheckpointError as error:
             return error
 
-    if not listed.stems:
-        return [], {}
-    with ThreadPoolExecutor(_NUM_AT_ONCE) as threads:  # a mirror may keep thousands
-        found = dict(zip(listed.stems, threads.map(read, listed.stems), strict=True))
+    made = parallel.each(read, listed.stems, _NUM_AT_ONCE)  # a mirror may keep thousands
+    found = dict(zip(listed.stems, made, strict=True))
     good = [item for item in found.values() if isinstance(item, Record)]
     return good, {stem: item for stem, item in found.items() if isinstance(item, CheckpointError)}

@@ -18,12 +18,12 @@ from cairn.store import disk
 RECORD = "run.json"
 CONFIG = "config.yaml"
 _OWN = (RECORD, CONFIG, "progress.json", "starts.jsonl")
-"""Files that say what this directory is: those that are here stay, if a run has started here."""
+"""Files that say what this directory is: those that are here stay, if a run has started here and is as far."""
 _OF_THIS_START = ("train.log", ".hydra/")
 """Hydra has written these files just now. They always stay."""
 
 
-def bring(objects: Objects, files: Sequence[RunFile], run: Path) -> None:
+def bring(objects: Objects, files: Sequence[RunFile], run: Path, replaces_own: bool = False) -> list[str]:
     """Write the run files that a directory lacks, and those that reach further than its own.
 
     Metrics are cut to the position of the checkpoint when the run goes on, so that they may be longer than needed, but
@@ -33,25 +33,31 @@ def bring(objects: Objects, files: Sequence[RunFile], run: Path) -> None:
         objects: The mirror.
         files: The run files of a record.
         run: The run directory.
+        replaces_own: The run has gone on elsewhere: what says what it is comes from there.
+
+    Returns:
+        Paths of the files that were written.
 
     Raises:
         CorruptCheckpointError: An object is missing or damaged.
         ResumeError: A file cannot be written.
         RemoteError: The store cannot be used.
     """
-    has_run = (run / RECORD).exists()
+    written, keeps_own = list[str](), (run / RECORD).exists() and not replaces_own
     for item in sorted(files, key=lambda item: item.path == RECORD):  # the record last: it makes this the run
         path = run / item.path
         try:
-            if _stays(path, item, has_run):
+            if _stays(path, item, keeps_own):
                 continue
             disk.make_directory(path.parent)
             with disk.renamed_at_end(path) as temp:
                 download_file(objects, item, temp)
+            written.append(item.path)
         except RemoteError:  # it is an OSError, too
             raise
         except OSError as error:
             raise ResumeError(f"{path} cannot be written: {error.strerror or error}. Check the disk.") from error
+    return written
 
 
 def read(objects: Objects, item: RunFile) -> bytes:
@@ -98,11 +104,11 @@ def download_file(objects: Objects, item: RunFile, path: Path) -> None:
             raise CorruptCheckpointError(f"the run file {item.path} is damaged in the mirror")
 
 
-def _stays(path: Path, item: RunFile, has_run: bool) -> bool:
+def _stays(path: Path, item: RunFile, keeps_own: bool) -> bool:
     """Whether the local file is kept: it says what happened here, or it contains all of the other one."""
     if not os.path.lexists(path):
         return False
-    if (item.path in _OWN and has_run) or item.path.startswith(_OF_THIS_START):
+    if (item.path in _OWN and keeps_own) or item.path.startswith(_OF_THIS_START):
         return True
     if opening.check(path) < item.num_bytes:
         return False

@@ -14,15 +14,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from cairn.errors import ConfigError, RemoteError, first_line
+from cairn.errors import ConfigError
 from cairn.policy.keep import Rule
-from cairn.remote import address, bounded, start
+from cairn.remote import address, start
 from cairn.remote.address import Address
 from cairn.remote.fetch import Target
 from cairn.remote.objects import Objects
 from cairn.remote.ranks import Assistant, ShardUploads
 from cairn.remote.run_files import RunFiles
-from cairn.remote.session import Session
+from cairn.remote.session import Session, open_at_start
 from cairn.remote.settings import GRACE_S, QUEUE_BYTES, WAIT_S, MirrorSettings
 from cairn.remote.state import State
 from cairn.remote.uploader import Uploader
@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 _CHANGE, _END = "change", "end"
 _LAST_ANSWER_S = 1.0
-"""How long the end waits for an upload that was ended to let go of the store, in seconds."""
+"""Maximum time that the end waits for the request under way, in seconds."""
+_MOST_NAMED = 5
 
 
 class Mirror(Listener):
@@ -82,25 +83,32 @@ class Mirror(Listener):
         self.settings = MirrorSettings(every, keep, queue_bytes, wait_s, grace_s)
         self.wait_s, self.grace_s = wait_s, grace_s
         self.run_directory = None if run_directory is None else Path(run_directory).absolute()
+        self.run_elsewhere = ""
         self._session: Session | None = None
         self._parts: _Parts | None = None
         self._assistant: Assistant | None = None
+        self.trouble = ""
+        """Why the store could not be reached a moment ago: `begin` does not wait for it again."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
         return {**vars(self), "_session": None, "_parts": None, "_assistant": None}
 
     @classmethod
-    def with_settings(cls, where: Address, settings: MirrorSettings, run_directory: Path) -> Mirror:
-        """Return a mirror with settings that were read elsewhere."""
-        return cls(str(where), **vars(settings), run_directory=run_directory)
+    def with_settings(cls, where: Address, settings: MirrorSettings, run_directory: Path, trouble: str) -> Mirror:
+        """Return a mirror with settings and a `trouble` that come from elsewhere."""
+        made = cls(str(where), **vars(settings), run_directory=run_directory)
+        made.trouble = trouble
+        return made
 
     def bring(self, directory: Path, local: Saved | None, rules: Sequence[Rule], mode: Mode | None) -> Saved | None:
         """Bring the newest intact checkpoint of the mirror, if it is newer; see `Listener.bring`."""
         target = Target(directory, self.run_directory, (rules, mode))
         found = start.look(self.address)
+        self.run_elsewhere = found.run
         found.check_run(local.run if local is not None else "")
-        return found.bring(target, local)
+        brought, self.trouble = found.bring(target, local)
+        return brought
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """Check before training that the mirror can be used, and that it is not that of another run.
@@ -111,27 +119,17 @@ class Mirror(Listener):
             has_checkpoint: Whether the run goes on from a checkpoint on the local disk.
 
         Raises:
-            ConfigError: The bucket is missing, access is refused, the mirror belongs to another run, or it cannot be
-                reached and the run would begin without knowing what is in it.
+            ConfigError: The bucket is missing, access is refused, the mirror belongs to another run or lies in its
+                directory, or it cannot be reached and the run would begin without knowing what is in it.
         """
+        address.check_apart(self.address, directory, self.run_directory)
         name = self.run_directory.name if self.run_directory is not None else directory.parent.name
         if self._session is not None and self._session.run == run:  # another fit of the same process
             return
         session = Session(self.address, run, name)
-        try:
-            check = session.open if has_checkpoint else session.open_empty
-            bounded.call(check, self.address, bounded.START_S)
-        except RemoteError as error:
-            if error.kind != "unavailable":
-                raise ConfigError(str(error), parameter="mirror") from error
-            if not has_checkpoint:
-                raise ConfigError(
-                    f"{first_line(error)}. There is no checkpoint on this disk, so the run would start over although "
-                    f"the mirror may hold one. Try again later, or train without a mirror.",
-                    parameter="mirror",
-                ) from error
-            log.warning("%s. The run goes on from the local disk; uploads are tried again.", first_line(error))
-        self._session = session
+        open_at_start(session, has_checkpoint, self.trouble)
+        self._session, self.trouble = session, ""
+        ShardUploads(directory).close()  # what a killed start has left would keep the other ranks at the end
 
     def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
         """Upload what the mirror lacks, and delete there what retention has deleted here; see `Listener.opened`."""
@@ -139,18 +137,21 @@ class Mirror(Listener):
         if self._session is None:
             raise ConfigError("Mirror.begin was not called: use this listener with a Checkpointer.")
         if self._parts is not None:  # another fit of the same process goes on with the same checkpoints
-            self._parts.uploader.abandon()
+            self._parts.abandon()
         errors = ErrorsOnce("Mirror")
         state = State(self.settings, Outbox(directory, names.MIRROR_OUTBOX), errors)
         files = RunFiles(self.run_directory, directory, errors)
-        uploader = Uploader(self._session, state, files, ShardUploads(directory), errors)
+        shards = ShardUploads(directory)
+        uploader = Uploader(self._session, state, files, shards, errors)
         log.info("Checkpoints are mirrored to %s", self.address)
         state.opened(kept, links)
-        self._parts = _Parts(state, uploader)
-        self._parts.thread.start()
+        self._parts = _Parts(state, uploader, shards)
+        self._parts.start()
 
     def assist(self, directory: Path, rank: int) -> None:
         """Upload the shards of this rank when rank 0 asks for it; see `Listener.assist`."""
+        if self._assistant is not None:  # of an earlier fit of this process
+            self._assistant.close(0.0)
         self._assistant = Assistant(directory.absolute(), rank, lambda: Objects(self.address))
 
     def committed(self, saved: Saved, links: Links) -> None:
@@ -180,25 +181,45 @@ class Mirror(Listener):
         if self._parts is None:
             return
         parts, self._parts = self._parts, None
-        parts.uploader.end(hurries=is_stopped)
-        parts.state.finish()
-        parts.thread.wake(_END)
-        try:
-            parts.thread.join_with_progress(limit_s, "the mirror", lambda: _left(parts.uploader))
-        except KeyboardInterrupt:
-            log.info("Interrupted: no longer waiting for the mirror.")
-        if parts.thread.is_alive:
-            parts.uploader.abandon()
-            parts.thread.join(_LAST_ANSWER_S)
+        parts.end(limit_s, hurries=is_stopped)
         _report(self.address, parts, self.run_directory, finished)
 
 
 class _Parts:
     """What works while a run is open."""
 
-    def __init__(self, state: State, uploader: Uploader) -> None:
-        self.state, self.uploader = state, uploader
+    def __init__(self, state: State, uploader: Uploader, shards: ShardUploads) -> None:
+        self.state, self.uploader, self._shards = state, uploader, shards
         self.thread = WakingThread("cairn-mirror", self._work)
+
+    def start(self) -> None:
+        """Begin to upload."""
+        self._shards.open()
+        self.thread.start()
+
+    def end(self, limit_s: float, hurries: bool) -> None:
+        """Upload what is left, for a limited time.
+
+        Args:
+            limit_s: Maximum time to wait, in seconds.
+            hurries: The newest checkpoint comes first.
+        """
+        self.state.finish()
+        self.uploader.end(hurries)
+        self.thread.wake(_END)
+        try:
+            self.thread.join_with_progress(limit_s, "the mirror", lambda: _left(self.uploader))
+        except KeyboardInterrupt:
+            log.info("Interrupted: no longer waiting for the mirror.")
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Upload nothing more."""
+        if self.thread.is_alive:
+            self.uploader.abandon()
+            self.thread.wake(_END)
+            self.thread.join(_LAST_ANSWER_S)
+        self._shards.close()
 
     def _work(self, thread: WakingThread) -> None:
         left_s = self.uploader.work()
@@ -209,7 +230,7 @@ class _Parts:
 
 def _left(uploader: Uploader) -> str:
     num_bytes = uploader.left_bytes
-    return f"{format_bytes(num_bytes)} left to upload" if num_bytes else "its last answer is missing"
+    return f"{format_bytes(num_bytes)} left to upload" if num_bytes else "all data is sent"
 
 
 def _report(where: Address, parts: _Parts, run: Path | None, finished: bool) -> None:
@@ -226,12 +247,17 @@ def _report(where: Address, parts: _Parts, run: Path | None, finished: bool) -> 
         "%s does not have all checkpoints of this run (%s). The newest there is %s; the newest on the local disk is %s."
         "%s %s",
         where,
-        ", ".join(missing),
+        _shown(missing),
         there,
         state.newest.name if state.newest else "none",
         skipped,
-        _cure(where, run, finished),
+        "This process has stopped mirroring, see above." if uploader.has_stopped else _cure(where, run, finished),
     )
+
+
+def _shown(missing: Sequence[str]) -> str:
+    more = len(missing) - _MOST_NAMED
+    return ", ".join(missing[-_MOST_NAMED:]) + (f", and {more} older ones" if more > 0 else "")
 
 
 def _cure(where: Address, run: Path | None, finished: bool) -> str:

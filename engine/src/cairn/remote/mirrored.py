@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from cairn.remote import layout
+from cairn.errors import CheckpointError, NewerFormatError
 from cairn.remote.layout import Stem
 from cairn.remote.listed import Listed
 from cairn.remote.record import Record
@@ -16,8 +16,8 @@ class Mirrored:
     """The records and objects of a mirror. For one thread.
 
     Attributes:
-        saved: The checkpoints that have a record.
-        damaged: Those whose record cannot be read.
+        saved: The checkpoints that have a record, and all that it names.
+        damaged: Those whose record cannot be read, or lacks what it names.
         pointed: Where the pointers point to, by the name of the link, as far as this process has written them.
     """
 
@@ -27,22 +27,43 @@ class Mirrored:
         self.pointed: dict[str, Stem] = {}
         self._needed: dict[Stem, frozenset[str]] = {}
         self._num_users: Counter[str] = Counter()
-        self._there: set[str] = set()
+        self._sizes: dict[str, int] = {}
 
-    def take(self, listed: Listed, records: Iterable[Record], damaged: Collection[Stem]) -> None:
-        """Replace what is known by a listing."""
-        self.saved, self.damaged, self._needed = {}, set(damaged), {}
-        self._num_users, self._there = Counter(), set(listed.sizes)
-        for record in records:
+    @property
+    def needed(self) -> Iterable[str]:
+        """Names of the objects that a record needs."""
+        return self._num_users.keys()
+
+    def take(self, listed: Listed, records: Sequence[Record], bad: Mapping[Stem, CheckpointError]) -> Sequence[Record]:
+        """Replace what is known by a listing.
+
+        Args:
+            listed: The listing.
+            records: Its records.
+            bad: Why others cannot be read. Those of a later version of Cairn are left alone.
+
+        Returns:
+            The records that have all that they name.
+        """
+        whole = [item for item in records if not listed.missing(item)]
+        self.saved, self._needed, self._num_users, self._sizes = {}, {}, Counter(), dict(listed.sizes)
+        for record in whole:
             self.add(record)
+        broken = {stem for stem, why in bad.items() if not isinstance(why, NewerFormatError)}
+        self.damaged = broken | ({item.stem for item in records} - self.saved.keys())
+        return whole
 
-    def has(self, name: str) -> bool:
-        """Whether an object is there."""
-        return name in self._there
+    def has(self, name: str, num_bytes: int) -> bool:
+        """Whether an object is there, and has this size."""
+        return self._sizes.get(name) == num_bytes
 
-    def uploaded(self, name: str) -> None:
+    def has_all(self, record: Record) -> bool:
+        """Whether everything that a record names is there."""
+        return all(self.has(name, num_bytes) for name, num_bytes in record.sizes().items())
+
+    def uploaded(self, name: str, num_bytes: int) -> None:
         """Take note of a new object."""
-        self._there.add(name)
+        self._sizes[name] = num_bytes
 
     def add(self, record: Record) -> None:
         """Take note of a record and what it needs."""
@@ -50,11 +71,12 @@ class Mirrored:
             return
         needed = frozenset(record.objects())
         self.saved[record.stem], self._needed[record.stem] = record.saved, needed
+        self.damaged.discard(record.stem)
         self._num_users.update(needed)
-        self._there |= needed
+        self._sizes |= record.sizes()
 
     def replace(self, record: Record) -> None:
-        """Take note that a record names other run files now; `unreferenced` finds those that it does not need."""
+        """Take note that a record names other run files now; `Listed.unreferenced` finds those that it leaves."""
         self._release(record.stem)
         self.saved.pop(record.stem, None)
         self.add(record)
@@ -64,15 +86,19 @@ class Mirrored:
         if stem in self._needed:
             found = {name for name in self._needed[stem] if self._num_users[name] == 1}
         else:
-            found = {name for name in self._there if name == stem.data or name.startswith(f"{stem.data}/")}
+            found = {name for name in self._sizes if name == stem.data or name.startswith(f"{stem.data}/")}
         return sorted(found - {stem.record})
 
-    def remove(self, stem: Stem, names: Iterable[str]) -> None:
-        """Take note that a record and the objects that only it needed are gone."""
+    def forget(self, names: Iterable[str]) -> None:
+        """Take note that objects are gone."""
+        for name in names:
+            self._sizes.pop(name, None)
+
+    def remove(self, stem: Stem) -> None:
+        """Take note that a record is gone."""
         self._release(stem)
         self.saved.pop(stem, None)
         self.damaged.discard(stem)
-        self._there -= {stem.record, *names}
         self.pointed = {link: target for link, target in self.pointed.items() if target != stem}
 
     def _release(self, stem: Stem) -> None:
@@ -80,13 +106,3 @@ class Mirrored:
             self._num_users[name] -= 1
             if not self._num_users[name]:
                 del self._num_users[name]
-
-    def unreferenced(self, listed: Listed) -> list[str]:
-        """The data and run files in a listing that no record needs: what a kill has left of an upload or deletion."""
-        found = []
-        for name in listed.sizes:
-            parsed = layout.parse(name)
-            is_data = parsed is not None and not parsed[1]
-            if (is_data or layout.is_part(name)) and not self._num_users[name]:
-                found.append(name)
-        return sorted(found)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from cairn import opening
 from cairn.errors import RemoteError
+from cairn.remote import trouble
 from cairn.remote.address import Address
 from cairn.remote.connection import Connection
 from cairn.store import disk
@@ -38,6 +39,8 @@ class Objects:
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self.skipped: set[str] = set()
+        """What was logged about damaged checkpoints."""
         connection = Connection(address)
         self._client, self._call = connection.client, connection.call
 
@@ -116,7 +119,8 @@ class Objects:
         try:
             self._call(lambda store: self._client.put(store, self._key(name), data, mode="create"))
         except self._client.exceptions.AlreadyExistsError:
-            return self.get(name, len(data)) == data
+            if self.get(name, len(data)) != data:
+                return False
         _sync(self.address, name)
         return True
 
@@ -164,17 +168,21 @@ class Objects:
                 self._deleted([key])
 
     def _deleted(self, keys: Sequence[str]) -> bool:
-        """Delete objects; return False if one was missing."""
-        try:
-            self._call(lambda store: self._client.delete(store, keys))
-        except RemoteError as error:
-            if error.kind != "missing":
-                raise
-            return False
-        return True
+        return _is_deleted(lambda: self._call(lambda store: self._client.delete(store, keys)))
 
     def _key(self, name: str) -> str:
         return self.address.key(name)
+
+
+def _is_deleted(delete: Callable[[], None]) -> bool:
+    """Delete objects; return False if one was missing."""
+    try:
+        delete()
+    except RemoteError as error:
+        if error.kind != "missing":
+            raise
+        return False
+    return True
 
 
 def _sync(address: Address, name: str) -> None:
@@ -182,9 +190,12 @@ def _sync(address: Address, name: str) -> None:
     if address.scheme != "file":
         return
     path = Path("/", address.key(name))
-    with opening.for_reading(path) as file:
-        os.fsync(file.fileno())
-    disk.sync_directory(path.parent)
+    try:
+        with opening.for_reading(path) as file:
+            os.fsync(file.fileno())
+        disk.sync_directory(path.parent)
+    except OSError as error:  # a disk in the network may be full only now
+        raise trouble.explain(error, address) from error
 
 
 class _Counted:

@@ -79,13 +79,21 @@ def fetched(text: str, folder: Path) -> Path:
     """
     parse(text)
     own = folder / hashlib.sha256(text.encode()).hexdigest()[:8]
-    if there := sorted(own.glob("whole/*.ckpt")):
-        return there[0]
+    if (there := _fetched(own)) is not None:
+        return there
     disk.make_directory(own)
     with disk.locked(own):  # several processes of a node may fetch at once
-        if there := sorted(own.glob("whole/*.ckpt")):
-            return there[0]
+        if (there := _fetched(own)) is not None:
+            return there
         return fetch_one(text, own / "whole")
+
+
+def _fetched(own: Path) -> Path | None:
+    """Return what was fetched before; a kill may have left a checkpoint without its manifest."""
+    there = (
+        path for path in sorted(own.glob("whole/*.ckpt")) if path.with_name(names.manifest_name(path.name)).exists()
+    )
+    return next(there, None)
 
 
 def fetch_one(text: str, folder: Path) -> Path:

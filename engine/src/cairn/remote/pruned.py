@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cairn.policy import keep
-from cairn.remote import checked, listed
+from cairn.remote import checked, layout, listed, owner
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record
-from cairn.types import Mode
+from cairn.store import audit
+from cairn.types import Mode, Saved
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Plan:
     """Names of damaged checkpoints, which count for no rule and are not deleted, and why."""
     leftovers: Sequence[str]
     """Objects that no record needs."""
+    is_open: bool = False
+    """Whether a process may be uploading: then only records are deleted, and the checkpoints that they are about."""
 
 
 def plan(objects: Objects, rules: Sequence[keep.Rule], mode: Mode | None) -> Plan:
@@ -35,26 +38,19 @@ def plan(objects: Objects, rules: Sequence[keep.Rule], mode: Mode | None) -> Pla
     Raises:
         RemoteError: The store cannot be used.
     """
+    is_open = bool(owner.open_since(objects))
     found = listed.look(objects)
     records, bad = listed.read_records(objects, found)
-    broken = [(stem.name, str(why)) for stem, why in bad.items()]
-    good, whole = {item.stem: item for item in records}, set[str]()
+    by_stem = {item.stem: item for item in records}
 
-    def survivors() -> list[Record]:
-        by_digest = {item.saved.digest: item for item in good.values()}
-        return [by_digest[item.digest] for item in keep.survivors(rules, [r.saved for r in good.values()], mode)]
+    def damage(saved: Saved) -> str:
+        return checked.damage(objects, found, by_stem[layout.stem_of(saved)])
 
-    while unread := [item for item in survivors() if item.saved.digest not in whole]:
-        for item, why in checked.damage(objects, unread):
-            if why:
-                broken.append((item.saved.name, why))
-                del good[item.stem]
-            else:
-                whole.add(item.saved.digest)
-    kept = survivors()
-    leftovers = [] if bad else found.unreferenced(records)
-    stems = {item.stem for item in kept}
-    return Plan(kept, [item for stem, item in good.items() if stem not in stems], broken, leftovers)
+    chosen = audit.choose([item.saved for item in records], rules, mode, damage)
+    kept, to_delete = ([by_stem[layout.stem_of(item)] for item in some] for some in (chosen.kept, chosen.to_delete))
+    broken = [*((stem.name, str(why)) for stem, why in bad.items()), *((it.path.name, it.why) for it in chosen.broken)]
+    leftovers = [] if bad or is_open else found.unreferenced(records)
+    return Plan(kept, to_delete, broken, leftovers, is_open)
 
 
 def delete(objects: Objects, chosen: Plan) -> None:
@@ -64,6 +60,10 @@ def delete(objects: Objects, chosen: Plan) -> None:
         RemoteError: The store cannot be used; the same command continues.
     """
     objects.delete([item.stem.record for item in chosen.to_delete])
+    if chosen.is_open:
+        # An upload under way has put its data there without a record, and may count on any run file that it has seen.
+        objects.delete([name for item in chosen.to_delete for name, _, _ in layout.data_of(item.saved)])
+        return
     found = listed.look(objects)
     records, bad = listed.read_records(objects, found)
     if not bad:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from cairn.errors import CheckpointError
 from cairn.policy import keep
 from cairn.remote import listed, origin, staged
+from cairn.remote.copied import Copied
 from cairn.remote.fetch import Target
 from cairn.remote.objects import Objects
 from cairn.remote.progress_bar import Bar
@@ -17,19 +15,10 @@ from cairn.store import disk, links, names
 from cairn.store.catalog import Catalog
 from cairn.types import Saved
 
-
-@dataclass(frozen=True)
-class Pulled:
-    """What a pull has done."""
-
-    downloaded: Sequence[Saved]
-    present: Sequence[Saved]
-    """Checkpoints that were in the directory already."""
-    skipped: Sequence[tuple[str, str]]
-    """Names of checkpoints that are damaged in the mirror, and why they cannot be used."""
+_OTHER = "another checkpoint of this name is in the directory: move it away, or pull into another one"
 
 
-def pull(found: Found, target: Target) -> Pulled:
+def pull(found: Found, target: Target) -> Copied:
     """Download the checkpoints that the rules of a target keep, and make the links.
 
     Args:
@@ -42,20 +31,24 @@ def pull(found: Found, target: Target) -> Pulled:
     return origin.asked(found.address, lambda objects: _pull(objects, target))
 
 
-def _pull(objects: Objects, target: Target) -> Pulled:
+def _pull(objects: Objects, target: Target) -> Copied:
     there = listed.look(objects)
     records, bad = listed.read_records(objects, there)
     skipped = [(stem.name, str(why)) for stem, why in bad.items()]
     good = {item.saved.name: item for item in sorted(records, key=lambda item: item.saved.created)}
     downloaded: list[Saved] = []
     present: list[Saved] = []
+    seen: set[str] = set()
     disk.make_directory(target.directory)
     with disk.locked(target.directory):
         left = _chosen(good, target)
         while left:
             item = left.pop()
-            if staged.is_there(target.directory, item.saved):
-                present.append(item.saved)
+            seen.add(item.saved.name)
+            here = staged.described(target.directory / item.saved.name)
+            if here is not None:
+                is_same = here.digest == item.saved.digest
+                present.append(item.saved) if is_same else skipped.append((here.name, _OTHER))
                 continue
             try:
                 if missing := there.missing_data(item):
@@ -67,10 +60,9 @@ def _pull(objects: Objects, target: Target) -> Pulled:
                 skipped.append((item.saved.name, str(error)))
                 del good[item.saved.name]
                 # A damaged one does not take the place of an intact one: the rules choose again.
-                done = {saved.name for saved in (*downloaded, *present)}
-                left = [other for other in _chosen(good, target) if other.saved.name not in done]
+                left = [other for other in _chosen(good, target) if other.saved.name not in seen]
         _link(target)
-    return Pulled(downloaded, present, skipped)
+    return Copied(downloaded, present, skipped)
 
 
 def _chosen(good: dict[str, Record], target: Target) -> list[Record]:

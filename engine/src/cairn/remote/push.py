@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from cairn import opening
-from cairn.errors import CheckpointError, ResumeError
+from cairn.errors import CheckpointError, NewerFormatError, ResumeError
 from cairn.policy import keep
 from cairn.remote import layout, listed, origin, owner, record
 from cairn.remote.address import Address
+from cairn.remote.copied import Copied
 from cairn.remote.listed import Listed
 from cairn.remote.objects import Objects
 from cairn.remote.progress_bar import Bar
-from cairn.remote.record import RunFile
+from cairn.remote.record import Record, RunFile
 from cairn.remote.run_files import RunFiles
 from cairn.store import names
 from cairn.store.catalog import Catalog, verify
@@ -35,18 +36,7 @@ class Source:
     """Whether a lower or a higher score is better; None: no checkpoint is the best."""
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """What a push has done."""
-
-    uploaded: Sequence[Saved]
-    present: Sequence[Saved]
-    """Checkpoints that the mirror had already."""
-    skipped: Sequence[tuple[str, str]]
-    """Names of damaged checkpoints, and why they were not uploaded."""
-
-
-def push(source: Source, where: Address) -> Pushed:
+def push(source: Source, where: Address) -> Copied:
     """Upload what a mirror lacks of a run. Nothing is deleted there.
 
     Args:
@@ -64,14 +54,16 @@ def push(source: Source, where: Address) -> Pushed:
     return origin.asked(where, lambda objects: _push(source, objects, saved, skipped))
 
 
-def _push(source: Source, objects: Objects, saved: Sequence[Saved], skipped: list[tuple[str, str]]) -> Pushed:
+def _push(source: Source, objects: Objects, saved: Sequence[Saved], skipped: list[tuple[str, str]]) -> Copied:
     owner.claim(objects, source.id, source.run.name if source.run is not None else "")
     found = listed.look(objects)
-    present, missing, stems = list[Saved](), list[Saved](), set(found.stems)
-    for item in saved:
-        is_there = layout.stem_of(item) in stems and not _lacking(found, item)
-        (present if is_there else missing).append(item)
-    files = _upload_files(objects, found, source) if missing else []
+    records, bad = listed.read_records(objects, found)
+    whole = {item.stem for item in records if not found.missing(item)}
+    whole |= {stem for stem, why in bad.items() if isinstance(why, NewerFormatError)}
+    present = [item for item in saved if layout.stem_of(item) in whole]
+    missing = [item for item in saved if layout.stem_of(item) not in whole]
+    newest = records[-1] if records and not found.missing(records[-1]) else None
+    files = _upload_files(objects, found, source, newest)
     uploaded = []
     with Bar(f"Uploading to {objects.address}", sum(item.num_bytes for item in missing)) as bar:
         for item in missing:
@@ -82,12 +74,22 @@ def _push(source: Source, objects: Objects, saved: Sequence[Saved], skipped: lis
                 continue
             _upload(objects, found, source.checkpoints, item, files, bar)
             uploaded.append(item)
-    there = [*present, *uploaded]
+    if newest is not None and newest.saved == saved[-1]:
+        _renew(objects, newest, files)
+    # The mirror may hold more than this directory.
+    there = {item.stem: item.saved for item in records} | {layout.stem_of(item): item for item in uploaded}
     if there:
-        best = keep.best_of(sorted(there, key=lambda item: item.position), source.mode) if source.mode else None
-        _point(objects, names.LAST, max(there, key=lambda item: item.position))
-        _point(objects, names.BEST, best)
-    return Pushed(uploaded, present, skipped)
+        ordered = sorted(there.values(), key=lambda item: item.position)
+        _point(objects, names.LAST, ordered[-1])
+        _point(objects, names.BEST, keep.best_of(ordered, source.mode) if source.mode else None)
+    return Copied(uploaded, present, skipped)
+
+
+def _renew(objects: Objects, newest: Record, files: Sequence[RunFile]) -> None:
+    """Let the newest record name the run files as they are now, with the outcome of the run, for example."""
+    before, now = ({(item.path, item.digest) for item in some} for some in (newest.files, files))
+    if now and now != before:
+        objects.put(newest.stem.record, record.dump(newest.manifest, files))
 
 
 def _lacking(found: Listed, saved: Saved) -> list[tuple[str, str, int]]:
@@ -95,22 +97,34 @@ def _lacking(found: Listed, saved: Saved) -> list[tuple[str, str, int]]:
     return [item for item in layout.data_of(saved) if found.sizes.get(item[0]) != item[2]]
 
 
-def _upload_files(objects: Objects, found: Listed, source: Source) -> list[RunFile]:
-    """Upload the run files; they are as new as the newest checkpoint, or newer, as a record needs them."""
+def _upload_files(objects: Objects, found: Listed, source: Source, newest: Record | None) -> list[RunFile]:
+    """Upload the run files; they are as new as the newest checkpoint, or newer, as a record needs them.
+
+    Args:
+        objects: The mirror.
+        found: Its listing.
+        source: The run.
+        newest: The newest record, whose parts are used again; None: there is none with all of its parts.
+    """
 
     def put(name: str, data: bytes) -> None:
         if found.sizes.get(name) != len(data):
             objects.put(name, data)
 
-    return RunFiles(source.run, source.checkpoints, ErrorsOnce(f"Upload to {objects.address}")).upload(put)
+    files = RunFiles(source.run, source.checkpoints, ErrorsOnce(f"Upload to {objects.address}"))
+    files.begin(newest.files if newest is not None else ())
+    return files.upload(put)
 
 
 def _upload(objects: Objects, found: Listed, directory: Path, saved: Saved, files: Sequence[RunFile], bar: Bar) -> None:
     for name, path, _ in _lacking(found, saved):
         objects.put_file(name, directory / path, partial(_advance, bar, [0]))
     text = opening.read_text(directory / names.manifest_name(saved.name))
-    # An existing record with these digests is one of the same checkpoint.
-    objects.create(layout.stem_of(saved).record, record.dump(text, files))
+    stem, contents = layout.stem_of(saved), record.dump(text, files)
+    if stem in found.stems:  # it is damaged, or names files that are missing; its name says that it is about this one
+        objects.put(stem.record, contents)
+    else:
+        objects.create(stem.record, contents)
 
 
 def _advance(bar: Bar, before: list[int], num_bytes: int) -> None:

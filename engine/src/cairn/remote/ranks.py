@@ -33,6 +33,8 @@ TAKE_S = 3.0
 """How long rank 0 waits for the others to begin, in seconds."""
 STALE_S = 90.0
 """How long rank 0 waits for a sign of a rank that has begun: other machines may see times of files a minute later."""
+IDLE_S = 30.0
+"""How long another rank waits at its end for a request, in seconds: rank 0 may have been killed."""
 POLL_S = 1.0
 _POLL_DONE_S = 0.2
 _TOUCH_S = 1.0
@@ -153,18 +155,23 @@ class Assistant:
         self._shard, self._connect = names.shard_name(rank), connect
         self._objects: Objects | None = None
         self._tried: set[str] = set()
+        self._num_signs = 0
+        """Grows while this rank uploads."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="cairn-mirror-shards", daemon=True)
         self._thread.start()
 
     def close(self, limit_s: float) -> None:
-        """Help until rank 0 has ended.
+        """Help until rank 0 has ended, or asks for nothing more.
 
         Args:
             limit_s: Maximum time to take, in seconds.
         """
-        until = time.monotonic() + limit_s
-        while self._folder.exists() and time.monotonic() < until:
+        signs, changed = self._num_signs, time.monotonic()
+        until = changed + limit_s
+        while self._folder.exists() and (now := time.monotonic()) < min(until, changed + IDLE_S):
+            if signs != self._num_signs:
+                signs, changed = self._num_signs, now
             time.sleep(_POLL_DONE_S)
         self._ended.set()
 
@@ -200,6 +207,7 @@ class Assistant:
 
         def beat(num_bytes: int) -> None:
             nonlocal touched
+            self._num_signs += 1
             if time.monotonic() - touched >= _TOUCH_S:
                 touched = time.monotonic()
                 os.utime(taken)  # fails if rank 0 does not wait any more, which ends the upload

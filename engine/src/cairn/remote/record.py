@@ -61,10 +61,20 @@ class Record:
         """What the names of its objects begin with."""
         return layout.stem_of(self.saved)
 
+    def sizes(self) -> dict[str, int]:
+        """Size in bytes of each object that this record names."""
+        data = {name: num_bytes for name, _, num_bytes in layout.data_of(self.saved)}
+        return data | {part.object: part.num_bytes for file in self.files for part in file.parts}
+
     def objects(self) -> set[str]:
         """Names of all objects that this record needs, with its own."""
-        parts = {part.object for file in self.files for part in file.parts}
-        return {self.stem.record, *(name for name, _, _ in layout.data_of(self.saved)), *parts}
+        return {self.stem.record, *self.sizes()}
+
+    def is_behind(self, files: Sequence[RunFile]) -> bool:
+        """Whether run files were changed since this record was made."""
+        return bool(files) and {(item.path, item.digest) for item in files} != {
+            (item.path, item.digest) for item in self.files
+        }
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from cairn.uploads.once import ErrorsOnce
 PIECE_BYTES = 2**23
 """Largest piece of a run file, which is in memory while it is uploaded."""
 LARGEST_BYTES = 2**27
-"""Larger files are left out, unless they only grow: who changes them would send them again with every checkpoint."""
+"""Larger files are left out, unless they only grow: a file that changes is uploaded again with every checkpoint."""
 MOST_FILES = 1000
 """More files are left out: a record lists all of them."""
 _GROWING = (".csv", ".jsonl", ".log")
@@ -69,11 +69,14 @@ class RunFiles:
         """Take the files of the newest record: pieces that did not change are not uploaded again."""
         self._before = {item.path: item for item in files}
 
-    def upload(self, put: Callable[[str, bytes], None]) -> list[RunFile]:
+    def upload(
+        self, put: Callable[[str, bytes], None], has: Callable[[str, int], bool] = lambda name, num_bytes: True
+    ) -> list[RunFile]:
         """Upload what has changed since the last time.
 
         Args:
             put: Uploads an object, unless the mirror has it already.
+            has: Whether the mirror has an object of this size. A piece that was deleted there is uploaded again.
 
         Returns:
             All files as they are now.
@@ -81,7 +84,7 @@ class RunFiles:
         found = []
         for path in self._listed():
             try:
-                found.append(self._upload(path, put))
+                found.append(self._upload(path, put, has))
             except RemoteError:  # it is an OSError, too
                 raise
             except OSError as error:
@@ -100,13 +103,15 @@ class RunFiles:
             self._errors.log("number of files", text)
         return found[:MOST_FILES]
 
-    def _upload(self, path: Path, put: Callable[[str, bytes], None]) -> RunFile:
+    def _upload(self, path: Path, put: Callable[[str, bytes], None], has: Callable[[str, int], bool]) -> RunFile:
         assert self._folder is not None
         name = path.relative_to(self._folder).as_posix()
         with opening.for_reading(path) as file:
             status = os.fstat(file.fileno())
             identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             known = self._known.get(name)
+            if known is not None and not all(has(part.object, part.num_bytes) for part in known.parts):
+                known = None
             if known is not None and known.identity == identity:
                 return known.file
             grows = path.suffix in _GROWING or path.name.startswith(_EVENTS)
@@ -115,14 +120,14 @@ class RunFiles:
                 self._errors.log(f"size of {name}", f"{path} is not mirrored: it is too large for a run file ({size})")
                 raise FileNotFoundError
             known = known if grows and known is not None and _continues(file, known, identity) else None
-            known = known or self._of_record(file, name, status.st_size) or _Known(identity, _empty(name))
+            known = known or self._of_record(file, name, status.st_size, has) or _Known(identity, _empty(name))
             _append(file, known, status.st_size, put)
         known.identity = identity
         known.file = RunFile(name, status.st_size, known.hasher.hexdigest(), tuple(known.parts))
         self._known[name] = known
         return known.file
 
-    def _of_record(self, file: BinaryIO, name: str, num_bytes: int) -> _Known | None:
+    def _of_record(self, file: BinaryIO, name: str, num_bytes: int, has: Callable[[str, int], bool]) -> _Known | None:
         """Return the pieces of the newest record that the file still begins with; None if it has none."""
         before = self._before.pop(name, None)
         if before is None:
@@ -130,6 +135,8 @@ class RunFiles:
         found = _Known((), before, hasher=hashlib.sha256())
         file.seek(0)
         for part in before.parts:
+            if not has(part.object, part.num_bytes):
+                break
             piece = file.read(part.num_bytes) if part.num_bytes <= min(num_bytes, PIECE_BYTES) else b""
             if len(piece) != part.num_bytes or layout.part_name(hashlib.sha256(piece).hexdigest()) != part.object:
                 break

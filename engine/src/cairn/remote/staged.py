@@ -82,6 +82,8 @@ def stage(
             for name, path, num_bytes in layout.data_of(saved)
         ]
         download(objects, wanted, beat)
+        if saved.shards:
+            disk.sync_directory(made.hidden)
         catalog.verify(made.hidden, saved)
     except BaseException as error:
         made.discard()
@@ -98,10 +100,16 @@ def stage(
 
 def is_there(directory: Path, saved: Saved) -> bool:
     """Whether a directory has this very checkpoint, by its manifest and its size."""
+    here = described(directory / saved.name)
+    return here is not None and here.digest == saved.digest
+
+
+def described(path: Path) -> Saved | None:
+    """Return what the manifest of a checkpoint says, if its size fits; None: it is missing or damaged."""
     try:
-        return catalog.describe(directory / saved.name).digest == saved.digest
+        return catalog.describe(path)
     except CorruptCheckpointError:
-        return False
+        return None
 
 
 def _make_room(directory: Path, saved: Saved) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,8 +82,7 @@ class Found:
             return None
 
         result = bounded.call(find, self.address)
-        for text in skipped:
-            log.warning("Skipped in %s: %s.", self.address, text)
+        fetch.warn_of_skipped(objects, skipped)
         return result
 
     def nothing(self) -> str:
@@ -92,7 +91,7 @@ class Found:
         objects = self.objects
         return bounded.call(lambda: listed.nothing_at(objects, listed.look(objects)), self.address)
 
-    def bring(self, target: Target, local: Saved | None) -> Saved | None:
+    def bring(self, target: Target, local: Saved | None) -> tuple[Saved | None, str]:
         """Bring the newest intact checkpoint into the directory of a run, if it is newer than the local one.
 
         Args:
@@ -100,7 +99,7 @@ class Found:
             local: Its newest intact checkpoint.
 
         Returns:
-            What was brought; None: nothing.
+            What was brought; None: nothing. And why the mirror could not be reached; empty: it could.
 
         Raises:
             ResumeError: The mirror cannot be used, and the disk holds no checkpoint; or there is no room.
@@ -108,12 +107,12 @@ class Found:
         try:
             if self.objects is None:
                 raise RemoteError(self.trouble)
-            return _brought(self.objects, target, local)
+            return _brought(self.objects, target, local), ""
         except RemoteError as error:
             if local is None:
                 raise _no_other(error) from error
             log.warning("%s The run goes on from its newest checkpoint on this disk.", error)
-            return None
+            return None, str(error)
 
 
 def look(address: Address) -> Found:
@@ -141,6 +140,38 @@ def look(address: Address) -> Found:
             raise ConfigError(str(error), parameter="mirror") from error
         return Found(address, None, trouble=str(error))
     return Found(address, found.objects, run)
+
+
+def claimed(found: Found, run: str, name: str) -> Found:
+    """Make a mirror that of a run, and check that it can be written, within a time limit.
+
+    Args:
+        found: The mirror, as this start has found it.
+        run: Id of the run.
+        name: Name of its run directory, for messages.
+
+    Returns:
+        The mirror; without its objects if the store does not answer any more.
+
+    Raises:
+        ConfigError: It belongs to another run, or cannot be written.
+    """
+    if found.objects is None:
+        return found
+    objects = found.objects
+
+    def claim() -> None:
+        if not owner.claim(objects, run, name):
+            owner.check_writable(objects)
+
+    try:
+        bounded.call(claim, found.address, bounded.START_S)
+    except RemoteError as error:
+        if error.kind != "unavailable":
+            text = f"{error} Its objects can be read, and none can be written."
+            raise ConfigError(text, parameter="mirror") from error
+        return replace(found, objects=None, trouble=str(error))
+    return replace(found, run=run)
 
 
 def bring_files(found: Found, run: Path) -> bool:

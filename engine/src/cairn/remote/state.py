@@ -47,7 +47,6 @@ class State:
         self.settings, self.outbox, self._errors = settings, outbox, errors
         self.num_skipped = 0
         """Checkpoints that were selected, and that newer ones have replaced before they were uploaded."""
-        self.num_uploaded = 0
         self._lock = threading.Lock()
         self._kept: dict[str, Saved] = {}
         self._waiting: dict[str, Saved] = {}
@@ -118,16 +117,13 @@ class State:
             self._sending = saved.name
             is_held = saved.name in self._waiting
         try:
-            if is_held:
-                path, text = self.outbox.path(saved.name), self.outbox.text(saved.name)
-            else:
-                path = self.outbox.checkpoints / saved.name
-                text = opening.read_bytes(path.with_name(names.manifest_name(saved.name)))
-            if manifest.load(text).digest == saved.digest:
-                return Source(path, text.decode())
+            return _source(self.outbox, saved, is_held)
         except (OSError, CheckpointError):
-            pass
-        return None
+            return None
+
+    def is_replaced(self, saved: Saved) -> bool:
+        """Whether another checkpoint was saved under the name of this one: its bytes may be gone."""
+        return any(other.digest != saved.digest for other in self._named(saved.name))
 
     def end_upload(self, saved: Saved, is_there: bool, is_lost: bool = False) -> None:
         """The bytes are not needed any more, or the upload is tried again.
@@ -140,12 +136,11 @@ class State:
         with self._lock:
             self._sending = ""
             if is_there:
-                self.num_uploaded += 1
                 self._pending.discard(layout.stem_of(saved))
-            if is_there or is_lost:
+            if (is_there or is_lost) and not self.is_replaced(saved):
                 self._drop(saved.name)
-            if is_lost:
-                self._kept.pop(saved.name, None)
+                if is_lost:
+                    self._kept.pop(saved.name, None)
             self._remove_unwanted()
 
     @property
@@ -155,15 +150,8 @@ class State:
             return self._kept.get(self._links.get(names.LAST) or "")
 
     def _wanted(self) -> Wanted:
-        return Wanted(
-            self.settings,
-            dict(self._kept),
-            dict(self._waiting),
-            self._links,
-            frozenset(self._abandoned),
-            self._resumed_from,
-            self._ends,
-        )
+        kept, waiting, past = dict(self._kept), dict(self._waiting), frozenset(self._abandoned)
+        return Wanted(self.settings, kept, waiting, self._links, past, self._resumed_from, self._ends)
 
     def _remove_unwanted(self) -> None:
         """Remove from the outbox what is not wanted any more: while a store hangs, it would fill the disk."""
@@ -177,9 +165,21 @@ class State:
         self._pending -= lost
 
     def _is_here(self, stem: Stem) -> bool:
-        found = (self._waiting.get(stem.name), self._kept.get(stem.name))
-        return any(saved is not None and layout.stem_of(saved) == stem for saved in found)
+        return any(layout.stem_of(saved) == stem for saved in self._named(stem.name))
+
+    def _named(self, name: str) -> list[Saved]:
+        return [saved for found in (self._waiting, self._kept) if (saved := found.get(name)) is not None]
 
     def _drop(self, name: str) -> None:
         self._waiting.pop(name, None)
         self.outbox.remove(name)
+
+
+def _source(outbox: Outbox, saved: Saved, is_held: bool) -> Source | None:
+    """Return where the bytes of a checkpoint are; None if another one has its name."""
+    if is_held:
+        path, text = outbox.path(saved.name), outbox.text(saved.name)
+    else:
+        path = outbox.checkpoints / saved.name
+        text = opening.read_bytes(path.with_name(names.manifest_name(saved.name)))
+    return Source(path, text.decode()) if manifest.load(text).digest == saved.digest else None

@@ -13,6 +13,9 @@ from cairn.remote.address import CREDENTIALS, Address
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_DELETE_CODE = re.compile(r"DeleteObjects request failed for key .*? \(code: (\w{1,60})\)", re.DOTALL)
+"""S3 answers 200 to a request that deletes several objects, and names an error for each."""
+_OF_CODE = {"AccessDenied": 403, "SlowDown": 503, "ServiceUnavailable": 503, "InternalError": 500}
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _HTTP = re.compile(r"HttpError \{\s*kind: (\w+)")
 _NO_CREDENTIALS = re.compile(
@@ -20,6 +23,8 @@ _NO_CREDENTIALS = re.compile(
     r"/latest/api/token|computeMetadata|InstanceMetadata",
     re.IGNORECASE,
 )
+_NOT_RENEWED = "External AWS credential provider"
+"""What the client says where `credentials` could not give it any."""
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 _EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException", "RequestExpired")
 _SKEWED = ("RequestTimeTooSkewed",)
@@ -27,7 +32,7 @@ _FULL = ("QuotaExceeded", "InsufficientStorage", "StorageFull", "AccountQuotaExc
 _FULL_ERRNO = {28, 122}  # ENOSPC, EDQUOT
 _REFUSED_ERRNO = {1, 13, 30}  # EPERM, EACCES, EROFS
 _MISUSED = ("InvalidBucketName", "AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraint")
-_TRANSIENT = {408, 425, 429}
+_TRANSIENT = {408, 409, 425, 429}
 
 
 def explain(error: BaseException, address: Address) -> RemoteError:
@@ -39,8 +44,9 @@ def explain(error: BaseException, address: Address) -> RemoteError:
     """
     text = str(error)
     status = _number(_STATUS, text)
-    found = _CODE.search(text)
+    found = _CODE.search(text) or _DELETE_CODE.search(text)
     code = found[1] if found else ""
+    status = _OF_CODE.get(code) if status is None else status
     number = _number(_OS_ERROR, text) or getattr(error, "errno", None)
     if any(word in text for word in _NO_BUCKET):
         what = "container" if address.scheme == "az" else "bucket"
@@ -69,6 +75,9 @@ def _of_a_status(status: int, code: str, address: Address) -> RemoteError:
         return _made("misused", f"{address} cannot be used like this{named}: check the name of the bucket, and {cure}.")
     if status in (401, 403):
         return _made("refused", f"{address} refuses access{named}: check the credentials and their rights.")
+    if status == 501:
+        what = "a request that a mirror needs, such as to create an object only if there is none"
+        return _made("misused", f"{address} does not support {what}{named}: use another store.")
     if status >= 500 or status in _TRANSIENT:
         return _made("unavailable", f"{address} does not work at the moment{named}: try again later.")
     if status == 404:
@@ -77,6 +86,12 @@ def _of_a_status(status: int, code: str, address: Address) -> RemoteError:
 
 
 def _without_status(error: BaseException, text: str, address: Address) -> RemoteError:
+    if _NOT_RENEWED in text:
+        return _made(
+            "refused",
+            f"The credentials for {address} cannot be renewed: log in again, as with aws sso login, or correct "
+            f"AWS_PROFILE.",
+        )
     if _NO_CREDENTIALS.search(text):
         names = CREDENTIALS.get(address.scheme, "them")
         return _made(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from cairn.errors import ConfigError, RemoteError, first_line
-from cairn.remote import layout
+from cairn.remote import layout, plan
 from cairn.remote.actions import Actions, Ended
 from cairn.remote.backoff import Backoff
 from cairn.remote.objects import CHUNK_BYTES, NUM_AT_ONCE
@@ -41,10 +41,11 @@ class Uploader:
     def __init__(
         self, session: Session, state: State, run_files: RunFiles, shards: ShardUploads, errors: ErrorsOnce
     ) -> None:
-        self._state, self._errors, self._backoff = state, errors, Backoff()
+        self._session, self._state, self._errors, self._backoff = session, state, errors, Backoff()
         self._actions = Actions(session, state, run_files, shards, errors, self._is_over)
-        self.is_listed = False
-        """Whether it is known what the mirror holds."""
+        self.has_stopped = False
+        """Whether this process must not upload."""
+        self.is_listed = False  # whether it is known what the mirror holds
         self._is_renewed = self._is_clean = self._hurries = self._is_ending = False
         self._began = time.monotonic()
         self._abandoned = threading.Event()
@@ -76,8 +77,7 @@ class Uploader:
     def missing(self) -> list[Saved]:
         """The checkpoints that the mirror should hold and does not hold, oldest first."""
         there = self._actions.mirrored.saved.copy()  # in one step: the other thread may change it
-        found = [saved for stem, saved in self._state.wanted().to_upload().items() if stem not in there]
-        return sorted(found, key=lambda saved: saved.position)
+        return sorted(plan.missing(self._state.wanted(), there), key=lambda saved: saved.position)
 
     @property
     def newest(self) -> Saved | None:
@@ -94,10 +94,14 @@ class Uploader:
             Seconds until something is to be tried again; None if nothing is left.
         """
         while not self._abandoned.is_set():
-            task = self._next()
-            if task is None:
-                return self._backoff.left_s
-            self._attempt(*task)
+            waiting = set[str]()
+            for kind, what, task in self._tasks():
+                if self._backoff.is_over(kind):
+                    self._attempt(kind, what, task)
+                    break
+                waiting.add(kind)
+            else:
+                return self._backoff.left_s(waiting)
         return None
 
     def finish(self) -> None:
@@ -106,32 +110,31 @@ class Uploader:
         self._is_ending, self._is_clean, self._began = True, False, float("-inf")
         while (left_s := self.work()) is not None:
             self._abandoned.wait(left_s)
+        if self.is_listed and not self._abandoned.is_set():
+            self._session.end()
 
     def _is_over(self, saved: Saved) -> bool:
         """Whether the upload of a checkpoint is to end."""
-        if self._abandoned.is_set():
+        if self._abandoned.is_set() or self._state.is_replaced(saved):
             return True
         newest = self._state.newest
         if not self._hurries or newest is None or newest.position <= saved.position:
             return False
         return layout.stem_of(newest) not in self._actions.mirrored.saved
 
-    def _next(self) -> tuple[str, str, Callable[[], None]] | None:
-        """Return the next task that may be tried now: its kind, what it does, and a function."""
+    def _tasks(self) -> Iterator[tuple[str, str, Callable[[], None]]]:
+        """Yield what is left to do, in this order: its kind, what it does, and a function."""
         if not self.is_listed:
-            return (_LOOK, "find out what it holds", self._look) if self._backoff.is_over(_LOOK) else None
+            yield _LOOK, "find out what it holds", self._look
+            return
         mirrored = self._actions.mirrored
         operations = reconcile(self._state.wanted(), mirrored.saved, mirrored.damaged, mirrored.pointed)
         for operation in operations:
-            if self._backoff.is_over(type(operation).__name__):
-                return self._task(type(operation).__name__, operation)
-        is_renewable = self._is_ending and not self._is_renewed and not any(isinstance(op, Upload) for op in operations)
-        if is_renewable and self._backoff.is_over(_RENEW):
-            return _RENEW, "upload the run files at the end", self._renew
-        is_due = not self._is_clean and time.monotonic() - self._began >= LEFTOVERS_S
-        if is_due and not operations and self._backoff.is_over(_CLEAN):
-            return _CLEAN, "remove what interrupted uploads have left", self._clean
-        return None
+            yield self._task(type(operation).__name__, operation)
+        if self._is_ending and not self._is_renewed and not any(isinstance(item, Upload) for item in operations):
+            yield _RENEW, "upload the run files at the end", self._renew
+        if not operations and not self._is_clean and time.monotonic() - self._began >= LEFTOVERS_S:
+            yield _CLEAN, "remove what interrupted uploads have left", self._clean
 
     def _task(self, kind: str, operation: Operation) -> tuple[str, str, Callable[[], None]]:
         match operation:
@@ -162,6 +165,7 @@ class Uploader:
             pass
         except (TakenOver, ConfigError) as error:
             self._errors.log("owner", f"{first_line(error)}. This process stops mirroring")
+            self.has_stopped = True
             self.abandon()
         except RemoteError as error:
             self._failed(kind, what, error.kind, error)

@@ -6,6 +6,7 @@ contents, so that they take no room: a missing object, or one of another size, i
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -14,16 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cairn import opening
-from cairn.errors import CheckpointError, ResumeError
+from cairn.errors import CheckpointError, NewerFormatError, ResumeError
 from cairn.remote import layout, listed, local_files, origin
 from cairn.remote.address import Address
 from cairn.remote.listed import Listed
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record
-from cairn.store import disk, names
+from cairn.store import manifest, names
 
 _SHOWN = ("run.json", "config.yaml", "starts.jsonl", "progress.json")
 """Run files that commands read."""
+_LATER = json.dumps({"format": manifest.FORMAT + 1}).encode()
+"""Stands for a manifest that a later version of Cairn has written."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ def _made(objects: Objects) -> View:
         _write_files(view, records[-1])
     for record in records:
         _write_checkpoint(view, record)
-    for stem in bad:
-        _write(view.checkpoints / names.manifest_name(stem.name), b"")
+    for stem, why in bad.items():
+        text = _LATER if isinstance(why, NewerFormatError) else b""
+        _write(view.checkpoints / names.manifest_name(stem.name), text)
         _write_empty(view.checkpoints / stem.name, found.sizes.get(stem.data))
     _write_links(view)
     return view
@@ -107,7 +111,8 @@ def _write_links(view: View) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    disk.put_hidden(path, data)
+    with opening.new_file(path) as file:  # without a sync: a mirror may hold thousands, and the view is temporary
+        file.write(data)
 
 
 def _write_empty(path: Path, num_bytes: int | None) -> None:

@@ -22,6 +22,9 @@ from cairn.store import disk, shards
 
 log = logging.getLogger(__name__)
 
+ADDRESS_FILE = "mirror.json"
+"""Run file that keeps the address of the mirror of a run: `prefix` and `path`."""
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -9,15 +9,13 @@ from typing import Any
 from cairn import bounded_yaml, records
 from cairn.errors import CheckpointError, ConfigError, RemoteError, ResumeError
 from cairn.remote import local_files, origin, start
-from cairn.remote.address import run_path
+from cairn.remote.address import check_apart, run_path
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record, RunFile
 from cairn.remote.start import Found
-from cairn.runs.directory import RunDirectory
+from cairn.runs.directory import ADDRESS_FILE, RunDirectory
 from cairn.store import disk
-
-ADDRESS_FILE = "mirror.json"
-"""Run file that keeps the address of a run: `prefix` and `path`."""
+from cairn.store.catalog import Catalog
 
 
 def bring(text: str, logs: Path, to: Path | None = None, what: str = "") -> tuple[RunDirectory, Found]:
@@ -45,13 +43,14 @@ def bring(text: str, logs: Path, to: Path | None = None, what: str = "") -> tupl
 
     def use(objects: Objects, record: Record) -> RunDirectory:
         run = RunDirectory(to or logs / _path(objects, record))
+        check_apart(objects.address, run.path)
         disk.make_directory(run.path)
         with disk.locked(run.path):  # the processes of a run may all be here
             if (own := run.record()) is not None and own.id != found.run:
                 raise ConfigError(
                     f"{what}: {run.path} holds another run ({own.id}): move it away, or choose another directory."
                 )
-            local_files.bring(objects, record.files, run.path)
+            local_files.bring(objects, record.files, run.path, replaces_own=is_behind(run, record))
         return run
 
     try:
@@ -63,6 +62,29 @@ def bring(text: str, logs: Path, to: Path | None = None, what: str = "") -> tupl
     if run is None:
         raise ResumeError(f"{what}: {found.trouble or found.nothing()}")
     return run, found
+
+
+def is_behind(run: RunDirectory, record: Record) -> bool:
+    """Whether a run has gone on elsewhere: a mirrored checkpoint is newer than all of a directory that is not in use.
+
+    Args:
+        run: The run directory.
+        record: The record of the mirrored checkpoint.
+    """
+    if run.record() is None:
+        return True
+    try:
+        newest = Catalog(run.checkpoints()).newest()
+    except ResumeError:  # its configuration cannot be read: what uses it next says so
+        return False
+    if newest is not None and newest.position >= record.saved.position:
+        return False
+    try:
+        run.lock()
+    except ResumeError:  # a process trains here: what it has written stays
+        return False
+    run.unlock()
+    return True
 
 
 def _path(objects: Objects, record: Record) -> str:

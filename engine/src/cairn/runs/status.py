@@ -36,7 +36,8 @@ class JobStatus:
     state: str
     """finished, failed, running, waiting, stopped (saved, and not queued), hung (ended by the
     watchdog, and not queued), dead (killed, and not queued), unknown (it
-    has not begun, and its scheduler does not answer); or another state of the scheduler, in lower case."""
+    has not begun, and its scheduler does not answer; or a mirror is silent about it); or another
+    state of the scheduler, in lower case."""
     job: str
     """Id of the scheduler's job; empty without one."""
     progress: Progress | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -93,18 +93,39 @@ def plan_prune(path: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> Pru
     Returns:
         What stays and what to delete; nothing is deleted yet.
     """
-    rules, broken = list(rules), []
+
+    def damage(saved: Saved) -> str:
+        finding = _checkpoint(path / saved.name)
+        return "" if finding.state == "whole" else finding.why
+
+    return choose(Catalog(path).committed(), list(rules), mode, damage)
+
+
+def choose(
+    good: Sequence[Saved], rules: Sequence[keep.Rule], mode: Mode | None, damage: Callable[[Saved], str]
+) -> PrunePlan:
+    """Do as `plan_prune`, for checkpoints that lie anywhere.
+
+    Args:
+        good: The checkpoints, oldest first.
+        rules: The keep rules.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
+        damage: Reads a checkpoint, and returns what is wrong with it; an empty string if it is intact.
+    """
+    broken, whole = list[Rejected](), set[tuple[str, str]]()
     # Only what a rule would keep is read: a damaged one is taken out, and the rules choose again.
-    good, whole = Catalog(path).committed(), set[str]()
-    while unread := [item for item in keep.survivors(rules, good, mode) if item.name not in whole]:
-        findings = [_checkpoint(path / item.name) for item in unread]
-        whole.update(item.path.name for item in findings if item.state == "whole")
-        damaged = {item.path.name: item for item in findings if item.state != "whole"}
-        broken += [Rejected(item.path, item.why) for item in damaged.values()]
-        good = [item for item in good if item.name not in damaged]
+    while unread := [item for item in keep.survivors(rules, good, mode) if _key(item) not in whole]:
+        found = {_key(item): damage(item) for item in unread}
+        broken += [Rejected(Path(item.name), why) for item in unread if (why := found[_key(item)])]
+        good = [item for item in good if not found.get(_key(item))]
+        whole.update(key for key, why in found.items() if not why)
     kept = keep.survivors(rules, good, mode)
-    kept_names = {item.name for item in kept}
-    return PrunePlan(kept, [item for item in good if item.name not in kept_names], broken)
+    stays = {_key(item) for item in kept}
+    return PrunePlan(kept, [item for item in good if _key(item) not in stays], broken)
+
+
+def _key(saved: Saved) -> tuple[str, str]:
+    return saved.name, saved.digest  # a mirror may hold two of one name
 
 
 def _checkpoint(path: Path) -> Finding:

@@ -21,14 +21,17 @@ class Beginning:
     point: ResumePoint
 
 
-def beginning(directory: Path, loaded: Path | None, known: ResumePoint | None, run: str | None) -> Beginning:
+def beginning(
+    directory: Path, loaded: Path | None, known: ResumePoint | None, run: str | None, elsewhere: str = ""
+) -> Beginning:
     """Decide what a fit that loads `loaded` means for the checkpoints in `directory`.
 
     Args:
         directory: Where this run's checkpoints lie, or will lie.
         loaded: The checkpoint that the fit begins with; None: it begins from scratch.
         known: What `Checkpointer.resume` has found and verified; None: it was not asked.
-        run: Id of the run; None: that of the checkpoints in the directory or of its claim, or a new one.
+        run: Id of the run; None: that of the checkpoints in the directory or of its claim, `elsewhere`, or a new one.
+        elsewhere: Id of the run in a mirror, which may hold no checkpoint yet; empty: there is none.
 
     Raises:
         ConfigError: The directory holds checkpoints, and the fit does not go on from one of them.
@@ -37,7 +40,7 @@ def beginning(directory: Path, loaded: Path | None, known: ResumePoint | None, r
     """
     loaded = links.target(loaded) if loaded is not None else None
     if known is not None and (links.target(known.path) if known.path is not None else None) == loaded:
-        return Beginning(run or (known.saved.run if known.saved else _claimed_by(directory)), known)
+        return Beginning(run or (known.saved.run if known.saved else _claimed_by(directory, elsewhere)), known)
     resume.put_back(directory)
     committed = Catalog(directory).committed()
     if loaded is not None and loaded.parent == directory.resolve() and names.parse_name(loaded.name):
@@ -59,13 +62,13 @@ def beginning(directory: Path, loaded: Path | None, known: ResumePoint | None, r
     if loaded is not None:
         _verify_foreign(loaded)
     point = resume.find_resume_point(directory)  # only what a first save left that was cut off
-    return Beginning(run or _claimed_by(directory), ResumePoint(loaded, None, point.rejected))
+    return Beginning(run or _claimed_by(directory, elsewhere), ResumePoint(loaded, None, point.rejected))
 
 
-def _claimed_by(directory: Path) -> str:
+def _claimed_by(directory: Path, elsewhere: str) -> str:
     """Return the id of the run whose start ended before its first save, or a new id."""
     owner = claim.read(directory)
-    return owner.run if owner else secrets.token_hex(4)
+    return owner.run if owner else elsewhere or secrets.token_hex(4)
 
 
 def _verify_foreign(path: Path) -> None:

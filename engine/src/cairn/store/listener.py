@@ -30,6 +30,8 @@ class Listener(Protocol):
     """Maximum time that `close` may take, in seconds, if that is more than the usual one (10 minutes)."""
     grace_s: float = 0.0
     """The same after a signal (usually 10 s)."""
+    run_elsewhere: str = ""
+    """Id of the run that `bring` has found elsewhere; a start in an empty directory continues it. Empty: none."""
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """Called before training begins, and before anything is saved or deleted.
@@ -132,6 +134,11 @@ class Listeners:
     def grace_s(self) -> float:
         """The same after a signal: SIGKILL may come next."""
         return max((_GRACE_S, *(getattr(listener, "grace_s", 0.0) for listener in self._listeners)))
+
+    @property
+    def run_elsewhere(self) -> str:
+        """Id of the run that one of them has found elsewhere; empty: none has."""
+        return next(filter(None, (getattr(listener, "run_elsewhere", "") for listener in self._listeners)), "")
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """See `Listener`. An error that the user can fix refuses the run.

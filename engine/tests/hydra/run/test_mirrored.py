@@ -1,8 +1,11 @@
 """A start looks into its mirror before it decides where to begin."""
 
 import json
+import threading
+from types import SimpleNamespace
 
 import pytest
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from tests.support.mirrors import mirror_checkpoint, objects_at
 from tests.support.values import commit
@@ -11,7 +14,7 @@ from cairn.errors import ConfigError, RemoteError, ResumeError
 from cairn.hydra import command_line
 from cairn.hydra.command import mirrored_run
 from cairn.hydra.compose.merge import Merged
-from cairn.hydra.parse import mirror_address
+from cairn.hydra.parse import mirror_address, mirror_settings
 from cairn.hydra.run import mirrored
 from cairn.hydra.run import start as starting
 from cairn.hydra.run.start import JobContext, NothingToDo, begin
@@ -83,7 +86,10 @@ def test_the_address_stays_when_the_run_directory_is_moved(tmp_path):
     assert str(mirror_address.of_run(config, moved)) == "s3://b/x/t/runs/a"
     config.checkpoint.mirror = "s3://c/x"
     assert str(mirror_address.of_run(config, moved)) == "s3://c/x/b"
-    mirror_address.keep(config, moved, mirrored.Address("s3", "c", "x/old/place"))
+    resumed = mirrored.Address("s3", "c", "x/old/place")
+    assert mirror_address.of_start(config, moved, resumed) == resumed
+    assert str(mirror_address.of_start(config, moved, mirrored.Address("s3", "d", "x/old"))) == "s3://c/x/b"
+    mirror_address.keep(config, moved, resumed)
     assert str(mirror_address.of_run(config, moved)) == "s3://c/x/old/place"
     (moved / "mirror.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"mirror\.json cannot be read"):
@@ -123,7 +129,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_id(place, m
 def test_a_local_checkpoint_that_is_newer_counts(place, tmp_path, monkeypatch):
     run, store, config = place
     mirror_checkpoint(store, tmp_path, 0, files_of(config), run="r1")
-    mirrored.join(OmegaConf.create(config), run)
+    mirrored.Mirrors(run).join(OmegaConf.create(config))
     local = commit(run.path / "checkpoints", 3, run="r1")
     assert begun(place, monkeypatch).plan.saved == local
 
@@ -149,6 +155,96 @@ def test_a_new_run_whose_mirror_fails_does_not_start(place, monkeypatch, kind, e
         begun(place, monkeypatch)
     assert not run.record_file.exists()
     assert kind == "no_bucket" or "set checkpoint.mirror=null" in str(caught.value)
+
+
+def test_a_store_that_hangs_is_waited_for_once(place, tmp_path, monkeypatch, caplog):
+    run, store, config = place
+    run.start("toy", (), OmegaConf.to_yaml(config), "r1")
+    local = commit(run.path / "checkpoints", 0, run="r1")
+    release, asked = threading.Event(), []
+
+    def hang(self):
+        asked.append(self.address)
+        release.wait(60)
+
+    monkeypatch.setattr(mirrored.start.bounded, "START_S", 0.05)
+    monkeypatch.setattr("cairn.remote.start.Objects.check", hang)
+    config["checkpoint"]["triggers"] = {"end": {"_target_": "cairn.AtEnd"}}
+    start = begun(place, monkeypatch)
+    (mirror,) = mirror_settings.listeners(start.settings.config, run.path, start.mirrors.trouble)
+    mirror.begin(run.path / "checkpoints", "r1", True)
+    start.claim.release()
+    release.set()
+    assert start.plan.saved == local
+    assert asked == [store.address]
+    assert "does not answer within 0.05 s" in caplog.text
+
+
+def test_a_key_that_may_only_read_is_refused_before_anything_is_written(place, tmp_path, monkeypatch):
+    run, _, config = place
+    config["checkpoint"]["triggers"] = {"end": {"_target_": "cairn.AtEnd"}}
+
+    def refuse(self, *_):
+        raise RemoteError("It refuses access.", kind="refused")
+
+    for method in ("put", "create"):
+        monkeypatch.setattr(mirrored.start.Objects, method, refuse)
+    with pytest.raises(ConfigError, match=r"^checkpoint\.mirror: It refuses access\. Its objects can be read"):
+        begun(place, monkeypatch)
+    assert written(run) == [".lock"]
+
+
+def test_a_key_that_may_only_read_is_refused_before_a_run_is_brought(place, tmp_path, monkeypatch):
+    run, store, config = place
+    config["checkpoint"]["triggers"] = {"end": {"_target_": "cairn.AtEnd"}}
+    mirror_checkpoint(store, tmp_path, 0, files_of(config), run="r1")
+    owner.claim(store, "r1")
+
+    def refuse(self, *_):
+        raise RemoteError("It refuses access.", kind="refused")
+
+    monkeypatch.setattr(mirrored.start.Objects, "put", refuse)
+    with pytest.raises(ConfigError, match="none can be written"):
+        begun(place, monkeypatch)
+    assert written(run) == []
+
+
+def test_what_saves_nothing_needs_no_right_to_write(place, tmp_path, monkeypatch):
+    _, store, config = place
+    made = mirror_checkpoint(store, tmp_path, 0, files_of(config), run="r1")
+    monkeypatch.setattr(mirrored.start.owner, "check_writable", None)
+    assert begun(place, monkeypatch).plan.saved == made
+    assert owner.read(store) is None
+
+
+def test_a_run_that_has_gone_on_elsewhere_has_the_configuration_from_there(place, tmp_path, monkeypatch):
+    run, store, config = place
+    run.start("toy", (), OmegaConf.to_yaml(config), "r1")
+    commit(run.path / "checkpoints", 0, run="r1")
+    there = {**config, "seed": 7}
+    newer = mirror_checkpoint(store, tmp_path, 3, files_of(there), run="r1")
+    owner.claim(store, "r1")
+    mirrored.Mirrors(run).join(OmegaConf.create(config))
+    assert run.config()["seed"] == 7
+    assert begun(place, monkeypatch).plan.saved == newer
+    run.unlock()
+
+    # As far as the mirror, or in use: what is here stays.
+    run.start("toy", (), OmegaConf.to_yaml({**config, "seed": 9}), "r1")
+    mirrored.Mirrors(run).join(OmegaConf.create(config))
+    assert run.config()["seed"] == 9
+    mirror_checkpoint(store, tmp_path, 5, files_of(there), run="r1")
+
+    def refuse(self):
+        raise ResumeError("Another process trains here.")
+
+    monkeypatch.setattr(RunDirectory, "lock", refuse)
+    mirrored.Mirrors(run).join(OmegaConf.create(config))
+    assert run.config()["seed"] == 9
+
+
+def written(run):
+    return sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*")) if run.path.exists() else []
 
 
 def test_resume_from_an_address_brings_the_run_to_its_place(place, tmp_path, monkeypatch):
@@ -218,3 +314,21 @@ def test_credentials_in_a_file_are_refused_before_hydra_copies_it(tmp_path, caps
         command_line.CheckRunDirectory().on_run_start(config)
     assert "hunter2" not in (printed := capsys.readouterr().err)
     assert printed.startswith("Error: checkpoint.mirror: An address")
+
+
+def test_a_relative_log_dir_is_where_the_command_was_typed(tmp_path, monkeypatch):
+    config = OmegaConf.create({"checkpoint": {"mirror": "s3://b/x"}, "paths": {"log_dir": "other/../logs"}})
+    monkeypatch.chdir(tmp_path)
+    assert str(mirror_address.of_run(config, tmp_path / "logs" / "t" / "runs" / "a")) == "s3://b/x/t/runs/a"
+
+
+def test_jobs_of_two_sweeps_outside_of_log_dir_have_two_addresses(tmp_path, monkeypatch):
+    config = OmegaConf.create({"checkpoint": {"mirror": "s3://b/x"}, "paths": {"log_dir": "/logs"}})
+    found = []
+    for name in ("one", "two"):
+        sweep = SimpleNamespace(mode=RunMode.MULTIRUN, sweep=SimpleNamespace(dir=str(tmp_path / name)))
+        monkeypatch.setattr(mirror_address.HydraConfig, "initialized", lambda: True)
+        monkeypatch.setattr(mirror_address.HydraConfig, "get", lambda sweep=sweep: sweep)
+        found.append(str(mirror_address.of_run(config, tmp_path / name / "seed=1")))
+    assert found == ["s3://b/x/one/seed=1", "s3://b/x/two/seed=1"]
+    assert str(mirror_address.of_run(config, tmp_path / "logs")) == "s3://b/x/logs"

@@ -3,8 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from tests.support.paths import ENGINE
 
-from cairn.hydra.sweep.job_name import job_dir, special
+from cairn.hydra.sweep.job_name import job_dir, special, varied_in_vain
 
 
 def test_overrides_that_are_a_valid_name_are_not_changed():
@@ -72,3 +74,39 @@ def test_any_overrides_are_one_short_name(overrides):
 @given(st.lists(st.text("ab/=,", min_size=1, max_size=6), min_size=2, max_size=8, unique=True))
 def test_different_overrides_have_different_names(overrides):
     assert len({job_dir(item) for item in overrides}) == len(overrides)
+
+
+MIRROR_KEYS = [f"checkpoint.mirror{more}" for more in ("", "_every", "_keep", "_queue", "_wait", "_grace")]
+
+
+def sweep(task, subdir="${job_dir:${hydra.job.override_dirname}}", params=None):
+    packaged = OmegaConf.load(ENGINE / "src" / "cairn" / "hydra" / "configs" / "hydra" / "default.yaml")
+    hydra = {
+        "job": packaged.job,
+        "sweep": {"subdir": subdir},
+        "sweeper": {"params": params},
+        "overrides": {"task": task},
+    }
+    return OmegaConf.create({"hydra": hydra})
+
+
+def test_where_checkpoints_are_copied_to_is_not_part_of_the_names_of_jobs():
+    names = sweep([]).hydra.job.config.override_dirname
+    assert sorted(names.exclude_keys) == sorted(MIRROR_KEYS)
+    packaged = OmegaConf.load(ENGINE / "src" / "cairn" / "hydra" / "configs" / "checkpoint" / "base.yaml")
+    assert [f"checkpoint.{key}" for key in packaged if key.startswith("mirror")] == MIRROR_KEYS
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (sweep(["checkpoint.mirror_every=1,2", "seed=1,2"]), "checkpoint.mirror_every=1,2"),
+        (sweep(["++checkpoint.mirror=s3://a/x,s3://b/x"]), "++checkpoint.mirror=s3://a/x,s3://b/x"),
+        (sweep([], params={"checkpoint.mirror_keep": "choice(1,2)"}), "checkpoint.mirror_keep=choice(1,2)"),
+        (sweep(["checkpoint.mirror=s3://a/x", "seed=1,2"]), ""),
+        (sweep(["checkpoint.mirror_every=1,2"], subdir="${hydra.job.num}"), ""),
+        (sweep(["checkpoint.mirror_every=[1"]), ""),  # Hydra reports it
+    ],
+)
+def test_jobs_that_would_share_a_directory_are_named(config, expected):
+    assert varied_in_vain(config) == expected

@@ -51,12 +51,19 @@ def read(group: DictConfig) -> MirrorSettings:
         raise ConfigError(str(error)) from error
 
 
-def listeners(config: DictConfig, run: Path) -> list[Listener]:
+def writes(config: DictConfig) -> bool:
+    """Return whether a run with this configuration uploads to its mirror."""
+    trains, trainer = config.get("train"), config.get("trainer") or {}
+    return bool(trains and config.checkpoint.get("triggers") and not trainer.get("fast_dev_run"))
+
+
+def listeners(config: DictConfig, run: Path, trouble: str = "") -> list[Listener]:
     """Return the listener that mirrors checkpoints, if the run has a mirror.
 
     Args:
         config: The configuration of the run.
         run: The run directory.
+        trouble: Why this start could not reach the mirror; empty: it could.
 
     Returns:
         A list of at most one listener.
@@ -65,9 +72,9 @@ def listeners(config: DictConfig, run: Path) -> list[Listener]:
         ConfigError: `checkpoint.mirror` is not an address.
     """
     where = mirror_address.of_run(config, run) if proof_run.current() is None else None
-    if where is None or not config.get("train") or not config.checkpoint.get("triggers"):
+    if where is None or not writes(config):
         return []
-    return [Mirror.with_settings(where, read(config.checkpoint), run)]
+    return [Mirror.with_settings(where, read(config.checkpoint), run, trouble)]
 
 
 def limits_s(config: DictConfig) -> tuple[float, float]:

@@ -24,7 +24,9 @@ def run(start: Start, built: Built, model: LightningModule, weights: InitWeights
         weights: Weights of a file that a new run begins with.
     """
     trainer, settings, directory = built.trainer, start.settings, start.directory
-    built.checkpoints.listeners += mirror_settings.listeners(settings.config, directory.path)  # on each rank: of shards
+    trouble = start.mirrors.trouble if start.mirrors is not None else ""
+    # On each rank: it uploads its shards.
+    built.checkpoints.listeners += mirror_settings.listeners(settings.config, directory.path, trouble)
     built.checkpoints.closes_listeners = False  # after the test, see ending.close_uploads
     if not trainer.is_global_zero:
         return

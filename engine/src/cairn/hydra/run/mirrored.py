@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from cairn.errors import ConfigError, RemoteError, ResumeError, named
 from cairn.hydra.command import mirrored_run
-from cairn.hydra.parse import mirror_address
+from cairn.hydra.parse import mirror_address, mirror_settings
 from cairn.hydra.parse.settings import Settings
-from cairn.remote import start
+from cairn.remote import local_files, start
 from cairn.remote.address import Address
 from cairn.remote.fetch import Target
+from cairn.remote.objects import Objects
+from cairn.remote.record import Record
 from cairn.remote.start import Found
 from cairn.runs.directory import RunDirectory
+from cairn.runs.mirrored_run import is_behind
 from cairn.testing import proof_run
 from cairn.types import Saved
 
@@ -26,17 +28,105 @@ log = logging.getLogger(__name__)
 _KEY = "checkpoint.mirror"
 
 
-@dataclass(frozen=True)
 class Mirrors:
-    """What a start has found in the mirrors of its run: that of `resume=ADDRESS`, and its own."""
+    """The mirrors of one start: that of `resume=ADDRESS`, and its own.
 
-    found: Sequence[Found] = ()
-    target: Target | None = None
+    Each is looked into once: a store that hangs is waited for once.
+
+    Args:
+        directory: The run directory.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._found: dict[Address, Found] = {}
+        self._claimed: set[Address] = set()
+        self._own: Address | None = None
+        self._target: Target | None = None
 
     @property
     def run(self) -> str:
         """Id of the run that they belong to; empty if no run has used them yet."""
-        return next((item.run for item in self.found if item.run), "")
+        return next((item.run for item in self._found.values() if item.run), "")
+
+    @property
+    def trouble(self) -> str:
+        """Why its own mirror could not be reached; empty: it was, or there is none."""
+        return self._found[self._own].trouble if self._own is not None else ""
+
+    def join(self, config: DictConfig) -> None:
+        """Bring the files of a run from its mirror into a directory in which no run has started yet.
+
+        Args:
+            config: The configuration that Hydra has composed.
+
+        Raises:
+            ConfigError: The mirror cannot be used.
+            ResumeError: Its run files cannot be brought.
+        """
+        where, record = _own(config, self._directory.path), self._directory.record()
+        if where is None or (record is not None and record.status == "finished"):
+            return
+        found = self._look(where)
+        if record is not None:
+            if found.run == record.id:
+                self._catch_up(found)
+            return
+        if found.run and mirror_settings.writes(config):
+            found = self._claim(where, found.run)  # before the first file is written
+        try:
+            if start.bring_files(found, self._directory.path):
+                log.info("%s holds this run: continuing it.", where)
+        except (RemoteError, ResumeError) as error:
+            raise ResumeError(f"The run in {where} cannot be continued: {error}") from error
+
+    def _catch_up(self, found: Found) -> None:
+        """Bring the files of a run that has gone on elsewhere: its configuration may have been changed there."""
+        run = self._directory
+
+        def use(objects: Objects, record: Record) -> bool:
+            if not is_behind(run, record):
+                return False
+            return bool(local_files.bring(objects, record.files, run.path, replaces_own=True))
+
+        try:
+            if found.first(use):
+                log.info("The run has gone on elsewhere: its files come from %s.", found.address)
+        except (RemoteError, ResumeError) as error:  # what is here may be intact
+            log.debug("%s", error)
+
+    def look(self, settings: Settings, run: str) -> None:
+        """Look into the mirrors of a run.
+
+        Args:
+            settings: Settings of the run.
+            run: Id of the run; empty: it is new.
+
+        Raises:
+            ConfigError: A mirror cannot be used, or belongs to another run.
+        """
+        own, resumed = _own(settings.config, self._directory.path), mirrored_run.resumed_address()
+        # `join` has looked into the mirror of the composed configuration; the run may have another one.
+        self._found = {where: self._look(where) for where in (resumed, own) if where is not None}
+        for item in self._found.values():
+            item.check_run(run)
+        checkpoints = settings.checkpoint
+        mode = checkpoints.mode if checkpoints.monitor else None
+        rules = list(checkpoints.rules.values())
+        self._own, self._target = own, Target(checkpoints.directory, self._directory.path, (rules, mode))
+
+    def claim(self, config: DictConfig, run: str) -> None:
+        """Make its own mirror that of the run, and check that it can be written, before the run directory is changed.
+
+        Args:
+            config: The configuration of the run.
+            run: Id of the run.
+
+        Raises:
+            ConfigError: It belongs to another run, or cannot be written.
+        """
+        if self._own is not None and mirror_settings.writes(config):
+            self._claim(self._own, run)
 
     def bring(self, local: Saved | None) -> Saved | None:
         """Bring the newest intact checkpoint into the run directory, if it is newer than the local one.
@@ -51,76 +141,44 @@ class Mirrors:
             ResumeError: A store cannot be used, and the disk holds no checkpoint.
         """
         brought = None
-        for item in self.found:
-            assert self.target is not None
+        for where, item in list(self._found.items()):
+            assert self._target is not None
             try:
-                brought = item.bring(self.target, brought or local) or brought
+                newer, trouble = item.bring(self._target, brought or local)
             except ResumeError as error:
                 raise ResumeError(named(error, _KEY)) from error
+            brought = newer or brought
+            self._found[where] = replace(item, trouble=trouble)
         return brought
 
+    def keep(self, config: DictConfig) -> None:
+        """Keep the address of its own mirror in the run directory, which may be moved later.
 
-def join(config: DictConfig, directory: RunDirectory) -> None:
-    """Bring the files of a run from its mirror into a directory in which no run has started yet.
+        Raises:
+            ConfigError: The file cannot be written.
+        """
+        if proof_run.current() is None:
+            mirror_address.keep(config, self._directory.path, mirrored_run.resumed_address())
 
-    Args:
-        config: The configuration that Hydra has composed.
-        directory: The run directory.
+    def _look(self, where: Address) -> Found:
+        if where not in self._found:
+            try:
+                self._found[where] = start.look(where)
+            except ConfigError as error:
+                raise ConfigError(f"{_KEY}: {error}") from error
+        return self._found[where]
 
-    Raises:
-        ConfigError: The mirror cannot be used.
-        ResumeError: Its run files cannot be brought.
-    """
-    where = _own(config, directory.path)
-    if where is None or directory.record() is not None:
-        return
-    found = _look(where)
-    try:
-        if start.bring_files(found, directory.path):
-            log.info("%s holds this run: continuing it.", where)
-    except (RemoteError, ResumeError) as error:
-        raise ResumeError(f"The run in {where} cannot be continued: {error}") from error
-
-
-def look(settings: Settings, directory: RunDirectory, run: str) -> Mirrors:
-    """Look into the mirrors of a run.
-
-    Args:
-        settings: Settings of the run.
-        directory: The run directory.
-        run: Id of the run; empty: it is new.
-
-    Raises:
-        ConfigError: A mirror cannot be used, or belongs to another run.
-    """
-    given = [mirrored_run.resumed_address(), _own(settings.config, directory.path)]
-    found = [_look(where) for where in dict.fromkeys(given) if where is not None]
-    for item in found:
-        item.check_run(run)
-    checkpoints = settings.checkpoint
-    mode = checkpoints.mode if checkpoints.monitor else None
-    rules = list(checkpoints.rules.values())
-    return Mirrors(found, Target(checkpoints.directory, directory.path, (rules, mode)))
-
-
-def keep(config: DictConfig, directory: RunDirectory) -> None:
-    """Keep the address of the mirror in the run directory, which may be moved later.
-
-    Raises:
-        ConfigError: The file cannot be written.
-    """
-    if proof_run.current() is None:
-        mirror_address.keep(config, directory.path, mirrored_run.resumed_address())
+    def _claim(self, where: Address, run: str) -> Found:
+        if where not in self._claimed:
+            try:
+                self._found[where] = start.claimed(self._found[where], run, self._directory.path.name)
+            except ConfigError as error:
+                raise ConfigError(f"{_KEY}: {error}") from error
+            self._claimed.add(where)
+        return self._found[where]
 
 
 def _own(config: DictConfig, run: Path) -> Address | None:
     if proof_run.current() is not None:  # a proof writes to its own directories only
         return None
-    return mirror_address.of_run(config, run)
-
-
-def _look(where: Address) -> Found:
-    try:
-        return start.look(where)
-    except ConfigError as error:
-        raise ConfigError(f"{_KEY}: {error}") from error
+    return mirror_address.of_start(config, run, mirrored_run.resumed_address())

@@ -25,14 +25,15 @@ from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
 from cairn.hydra.parse.settings import Settings, parse
-from cairn.hydra.run import mirrored, origin, point, proving
+from cairn.hydra.run import origin, point, proving
+from cairn.hydra.run.mirrored import Mirrors
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.torchrun import Attempt
 from cairn.runs import attempts, summary, terminal
-from cairn.runs.directory import RunDirectory, RunRecord, new_id
+from cairn.runs.directory import ADDRESS_FILE, RunDirectory, RunRecord, new_id
 from cairn.runs.files_before import FilesBefore
 from cairn.store import claim, resume
 from cairn.store.catalog import Catalog
@@ -71,6 +72,8 @@ class Start:
     """Claim of the checkpoint directory; None if nothing is saved, and in other processes than the main one."""
     is_main: bool = True
     """True in the process that writes the run directory and whose exit code is that of the command."""
+    mirrors: Mirrors | None = None
+    """The mirrors of the run; None in other processes than the main one."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def begin(
     Raises:
         CairnError: The run cannot start with this configuration or directory.
     """
-    mirrored.join(cfg, directory)
+    mirrors = Mirrors(directory)
+    mirrors.join(cfg)
     merged, old = _configuration(cfg, directory, overrides)
     if old is None:
         trusted.new_run(merged.config)
@@ -114,7 +118,7 @@ def begin(
         more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
         log.info("This run is finished: %s. To extend it: %s", summary.relative(directory.path), more)
         return NothingToDo(old.result)
-    mirrors = mirrored.look(settings, directory, old.id if old else "")
+    mirrors.look(settings, old.id if old else "")
     if not settings.train:
         plan = point.test_point(settings, point.resume_point(settings, directory, old, notice.rank, mirrors.bring))
         return Start(directory, settings, old.id if old else "test", plan, context)
@@ -126,11 +130,12 @@ def begin(
     try:
         resume.wait_for_writers(checkpoints.directory)  # without triggers, too: what they commit is the newest
         _check_ranking(merged, checkpoints.directory)
+        mirrors.claim(settings.config, run)
         plan = point.resume_point(settings, directory, old, notice.rank, mirrors.bring)
         if point.is_time_used_up(settings, plan):
             _withdraw(held)
             return NothingToDo()
-        start = Start(directory, settings, run, plan, context, claim=held)
+        start = Start(directory, settings, run, plan, context, claim=held, mirrors=mirrors)
         if plan.path is not None:
             resume.check_epochs_left(plan.path, start.loader.peek(plan.path), settings.trainer.max_epochs)
         return _record(start, merged, old, overrides, notice)
@@ -184,12 +189,14 @@ def _record(
         # Fetched before the other processes are informed, because each of them would fetch the file.
         origin.local_file(settings.init_weights, directory.path)
     if old is not None:
-        directory.before = FilesBefore([directory.config_file, directory.starts_file, directory.record_file])
+        own = [directory.config_file, directory.starts_file, directory.record_file, directory.path / ADDRESS_FILE]
+        directory.before = FilesBefore(own)
     job = start.context.allocation
     attempts.note(directory, old, plan.saved, job.job_id, job.restarts if job.scheduler == "slurm" else None)
     config = OmegaConf.to_yaml(settings.config, resolve=True)
     record = directory.start(settings.task_name, overrides, config, start.run_id)
-    mirrored.keep(settings.config, directory)
+    if start.mirrors is not None:
+        start.mirrors.keep(settings.config)
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)
     notice.announce(facts)

@@ -8,8 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from cairn.jobs.run_name import run_name
 
@@ -54,6 +57,29 @@ def special(overrides: Sequence[str], of_sweep: Sequence[str]) -> list[str]:
     is_varied = {item.get_key_element(): item.is_sweep_override() for item in map(parse, of_sweep)}
     own = {parse(item).get_key_element(): item for item in overrides}  # the last override of a key wins
     return [item for key, item in own.items() if is_varied.get(key, True)] or list(own.values())
+
+
+def varied_in_vain(config: DictConfig) -> str:
+    """Return the override that a sweep varies although the names of its jobs do not contain it; empty: there is none.
+
+    Such jobs would share a directory, and the second would go on with the run of the first.
+
+    Args:
+        config: Configuration of the sweep.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # slow: it imports ANTLR
+
+    names = config.hydra.job.config.override_dirname
+    raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    if "override_dirname" not in str(raw.get("subdir")):
+        return ""
+    params = config.hydra.sweeper.get("params") or {}
+    with suppress(HydraException):  # Hydra reports it
+        typed = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in params.items())]
+        for item in OverridesParser.create().parse_overrides(typed):
+            if item.is_sweep_override() and item.key_or_group in names.exclude_keys:
+                return str(item.input_line)
+    return ""
 
 
 def _cut(text: str, length: int) -> str:
