@@ -185,3 +185,11 @@ def test_a_store_that_ends_to_answer_before_it_is_claimed_cannot_be_reached(stor
     lost = start.claimed(found, "abc", "a")
     assert (lost.objects, lost.trouble) == (None, "It fails.")
     assert start.claimed(lost, "abc", "a") is lost
+
+
+def test_records_of_another_run_than_the_owner_are_not_brought(store, tmp_path):
+    mirror_checkpoint(store, tmp_path, 0, run="abc")
+    owner.claim(store, "xyz")
+    with pytest.raises(ResumeError, match=r"it belongs to the run abc, and owner\.json names xyz"):
+        start.bring_files(start.look(store.address), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

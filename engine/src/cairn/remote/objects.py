@@ -39,8 +39,7 @@ class Objects:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.skipped: set[str] = set()
-        """What was logged about damaged checkpoints."""
+        self.skipped: set[str] = set()  # what was logged about damaged checkpoints
         connection = Connection(address)
         self._client, self._call = connection.client, connection.call
 
@@ -162,8 +161,7 @@ class Objects:
             RemoteError: One could not be deleted; others may be.
         """
         keys = [self._key(name) for name in names]
-        # A directory stops at the first that is missing: then one after the other.
-        if keys and not self._deleted(keys):
+        if keys and not self._deleted(keys):  # a directory stops at the first that is missing
             for key in keys:
                 self._deleted([key])
 

@@ -74,6 +74,7 @@ class Found:
             found = listed.look(objects)
             for record in fetch.newest_first(objects, found, skipped.append):
                 try:
+                    self._check_owner(record)
                     return use(objects, record)
                 except CheckpointError as error:
                     skipped.append(f"{record.saved.name}: {error}")
@@ -84,6 +85,10 @@ class Found:
         result = bounded.call(find, self.address)
         fetch.warn_of_skipped(objects, skipped)
         return result
+
+    def _check_owner(self, record: Record) -> None:
+        if self.run and record.saved.run and record.saved.run != self.run:
+            raise CheckpointError(f"it belongs to the run {record.saved.run}, and owner.json names {self.run}")
 
     def nothing(self) -> str:
         """Return the message that there is no checkpoint, with runs that are below the address."""

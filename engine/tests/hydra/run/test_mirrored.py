@@ -234,6 +234,9 @@ def test_a_run_that_has_gone_on_elsewhere_has_the_configuration_from_there(place
     mirrored.Mirrors(run).join(OmegaConf.create(config))
     assert run.config()["seed"] == 9
     mirror_checkpoint(store, tmp_path, 5, files_of(there), run="r1")
+    other = {**config["checkpoint"], "mirror": "s3://bucket-that-is-not-asked"}
+    mirrored.Mirrors(run).join(OmegaConf.create({**config, "checkpoint": other}))
+    assert run.config()["seed"] == 9
 
     def refuse(self):
         raise ResumeError("Another process trains here.")

@@ -55,7 +55,7 @@ class Mirrors:
         return self._found[self._own].trouble if self._own is not None else ""
 
     def join(self, config: DictConfig) -> None:
-        """Bring the files of a run from its mirror into a directory in which no run has started yet.
+        """Bring the files of a run from its mirror, if no run has started in the directory, or if it is not as far.
 
         Args:
             config: The configuration that Hydra has composed.
@@ -65,13 +65,13 @@ class Mirrors:
             ResumeError: Its run files cannot be brought.
         """
         where, record = _own(config, self._directory.path), self._directory.record()
-        if where is None or (record is not None and record.status == "finished"):
+        if record is not None:
+            if where is not None and record.status != "finished":
+                self._catch_up(where, config, record.id)
+            return
+        if where is None:
             return
         found = self._look(where)
-        if record is not None:
-            if found.run == record.id:
-                self._catch_up(found)
-            return
         if found.run and mirror_settings.writes(config):
             found = self._claim(where, found.run)  # before the first file is written
         try:
@@ -80,7 +80,7 @@ class Mirrors:
         except (RemoteError, ResumeError) as error:
             raise ResumeError(f"The run in {where} cannot be continued: {error}") from error
 
-    def _catch_up(self, found: Found) -> None:
+    def _catch_up(self, where: Address, config: DictConfig, own: str) -> None:
         """Bring the files of a run that has gone on elsewhere: its configuration may have been changed there."""
         run = self._directory
 
@@ -90,9 +90,10 @@ class Mirrors:
             return bool(local_files.bring(objects, record.files, run.path, replaces_own=True))
 
         try:
-            if found.first(use):
-                log.info("The run has gone on elsewhere: its files come from %s.", found.address)
-        except (RemoteError, ResumeError) as error:  # what is here may be intact
+            known = (run.config("checkpoint").get("checkpoint") or {}).get("mirror")
+            if known == config.checkpoint.mirror and self._look(where).run == own and self._look(where).first(use):
+                log.info("The run has gone on elsewhere: its files come from %s.", where)
+        except (RemoteError, ResumeError, ConfigError) as error:  # `look` decides what it means for this start
             log.debug("%s", error)
 
     def look(self, settings: Settings, run: str) -> None:
