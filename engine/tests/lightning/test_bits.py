@@ -20,7 +20,7 @@ quiet = pytest.mark.filterwarnings("ignore")
 @forks
 @pytest.mark.slow
 def test_ddp_and_fsdp2_on_any_number_of_processes_end_with_the_same_bits(tmp_path):
-    """Weights, optimizer states and metrics; the table of docs/processes.md has two epochs, and further options."""
+    """Weights, optimizer states and metrics; the table of docs/bits.md has two epochs, and further options."""
     found = bits_table.digests(tmp_path, max_epochs=1)
     assert len(found) == 8
     assert len(set(found.values())) == 1, found

@@ -123,13 +123,28 @@ class Sharding:
         if not self.is_on or not differences.is_due:
             return False
         differences.compare(needed=True)
-        any_differs = any(self._agreement.largest(differences.found_any))
-        if any_differs and fsdp.divided(self._trainer) is None:  # its ranks have rows of their own
+        if any(self._agreement.largest(differences.found_any)):
+            self.leave_to_rank_0("Parameters or optimizer states differ between the ranks")
+        return True
+
+    def leave_to_rank_0(self, why: str) -> bool:
+        """Let rank 0 write everything from now on, because the ranks differ. Every rank must call this.
+
+        Args:
+            why: What differs, as the beginning of a sentence.
+
+        Returns:
+            Whether it can: with sharded parameters, no rank has the whole.
+        """
+        if fsdp.divided(self._trainer) is not None:
+            return False
+        if self._agreement.leads:
             log.warning(
-                "Parameters or optimizer states differ between the ranks, so their shards would be a mix of several "
-                "states: from now on, rank 0 writes each checkpoint as a single file. Keep them equal on all ranks."
+                "%s, so shards would be a mix of several states: from now on, rank 0 writes each checkpoint as a "
+                "single file, with its own state. Keep parameters and optimizers equal on all ranks.",
+                why,
             )
-            self.is_on = False
+        self.is_on = False
         return True
 
     def together(self) -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from cairn.remote.progress_bar import Bar
 from cairn.remote.record import Record
 from cairn.remote.start import Found
 from cairn.store import disk, links, names
-from cairn.store.catalog import Catalog
+from cairn.store.catalog import Catalog, refuse_newer
 from cairn.types import Saved
 
 
@@ -37,7 +37,7 @@ def pull(found: Found, target: Target) -> Pulled:
         target: The run on this machine.
 
     Raises:
-        ResumeError: The store cannot be used, or there is no room.
+        ResumeError: The store cannot be used, there is no room, or a later version of Cairn wrote to the directory.
     """
     return origin.asked(found.address, lambda objects: _pull(objects, target))
 
@@ -49,6 +49,7 @@ def _pull(objects: Objects, target: Target) -> Pulled:
     good = {item.saved.name: item for item in sorted(records, key=lambda item: item.saved.created)}
     downloaded: list[Saved] = []
     present: list[Saved] = []
+    refuse_newer(Catalog(target.directory).rejected(), " Nothing was downloaded.")
     disk.make_directory(target.directory)
     with disk.locked(target.directory):
         left = _chosen(good, target)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cairn.errors import CheckpointError
+from cairn.errors import CheckpointError, NewerFormatError
 from cairn.policy import keep
 from cairn.store import earlier, links, names
 from cairn.store.catalog import Catalog, Rejected, verify_file
@@ -20,8 +20,9 @@ class Finding:
     """The state of one file."""
 
     path: Path
-    state: Literal["whole", "unfinished", "broken"]
-    """unfinished: an interrupted save left it, and the next start removes or repairs it."""
+    state: Literal["whole", "unfinished", "newer", "broken"]
+    """unfinished: an interrupted save left it, and the next start removes or repairs it. newer: only a later version of
+    Cairn can read it."""
     why: str
     """What was compared, or what is wrong."""
 
@@ -46,8 +47,9 @@ def check_directory(path: Path) -> list[Finding]:
     found += [Finding(path / name, "unfinished", earlier.INTERRUPTED) for name in waiting]
     found.sort(key=lambda item: names.parse_name(item.path.name) or (0, 0))
     whole = [item.path.name for item in found if item.state == "whole"]
+    later = [item.path.name for item in found if item.state == "newer"]
     links_there = [name for name in (names.LAST, names.BEST) if catalog.linked(name)]
-    found += [_link(path, name, whole) for name in links_there if catalog.linked(name) not in waiting]
+    found += [_link(path, name, whole, later) for name in links_there if catalog.linked(name) not in waiting]
     if whole and not os.path.lexists(path / names.LAST):
         found.append(Finding(path / names.LAST, "unfinished", "it is missing; the next start creates it"))
     its_parts = {part(name) for part in (names.before_name, names.manifest_name) for name in waiting}
@@ -110,6 +112,8 @@ def plan_prune(path: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> Pru
 def _checkpoint(path: Path) -> Finding:
     try:
         return Finding(path, "whole", verify_file(path))
+    except NewerFormatError as error:
+        return Finding(path, "newer", str(error))
     except CheckpointError as error:
         return Finding(path, "broken", str(error))
 
@@ -118,11 +122,13 @@ def _rejected(item: Rejected, newest: tuple[int, int] | None) -> Finding:
     # An interrupted save is newer than all others; any other file has lost its manifest, or is damaged.
     at = names.parse_name(item.path.name)
     is_interrupted = not item.committed and at is not None and (newest is None or at > newest)
-    return Finding(item.path, "unfinished" if is_interrupted else "broken", item.why)
+    return Finding(item.path, "newer" if item.newer else "unfinished" if is_interrupted else "broken", item.why)
 
 
-def _link(directory: Path, name: str, whole: list[str]) -> Finding:
+def _link(directory: Path, name: str, whole: list[str], later: list[str]) -> Finding:
     path, target = directory / name, links.named(directory / name)
+    if target in later:
+        return Finding(path, "newer", f"it points to {target}, which a later version of Cairn wrote")
     if target not in whole:
         why = "is corrupt" if (directory / target).exists() else "does not exist"
         return Finding(path, "broken", f"it points to {target}, which {why}")
