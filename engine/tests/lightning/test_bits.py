@@ -41,11 +41,25 @@ def test_a_run_that_moves_ends_with_the_same_bits(tmp_path):
     assert names <= set(rows[0].split(","))
 
 
+class DependsOnPlaces(Net):
+    """Its loss depends on what a step sees of processes, of batches and of gradients."""
+
+    def training_step(self, batch, batch_idx):
+        trainer = self.trainer
+        known = sum(parameter.grad is not None for parameter in self.parameters()) if self.global_step > 1 else 0
+        places = self.global_rank + batch_idx / trainer.num_training_batches + trainer.is_global_zero
+        return super().training_step(batch) * (1 + 0.01 * places + known) * trainer.world_size
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val/places", float(self.global_rank * self.trainer.world_size))
+
+
 @forks
 @pytest.mark.slow
 def test_processes_may_have_different_numbers_of_virtual_ranks(tmp_path):
     """Two processes with three of them: one process works on a batch twice. Gradients are clipped by value."""
-    options = {"size": 6, "val_size": 6, "max_epochs": 1, "foreach": True}
+    options = {"size": 6, "val_size": 6, "max_epochs": 1, "net": DependsOnPlaces(foreach=True)}
     options |= {"gradient_clip_val": 0.02, "gradient_clip_algorithm": "value"}
     undisturbed = start(tmp_path / "1", 1, **options)
     assert not start(tmp_path / "moved", 2, strategy="fsdp", max_steps=7, **options).error

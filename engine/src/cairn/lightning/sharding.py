@@ -38,6 +38,10 @@ LARGE_BYTES = 2**28
 """Checkpoints from this size on are sharded with `auto`; a smaller one is written before its parts would be found."""
 _VISIBLE_S = 5.0
 """How long a rank looks for what rank 0 has written, where a single file is as good."""
+_RANKS_DIFFER = (
+    "%s, so shards would be a mix of several states: from now on, rank 0 writes each checkpoint as a single file, with "
+    "its own state. Keep parameters and optimizers equal on all ranks."
+)
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class Sharding:
         return True
 
     def leave_to_rank_0(self, why: str) -> bool:
-        """Let rank 0 write everything from now on, because the ranks differ. Every rank must call this.
+        """Let rank 0 write everything from now on, on all ranks, because they differ.
 
         Args:
             why: What differs, as the beginning of a sentence.
@@ -139,11 +143,7 @@ class Sharding:
         if fsdp.divided(self._trainer) is not None:
             return False
         if self._agreement.leads:
-            log.warning(
-                "%s, so shards would be a mix of several states: from now on, rank 0 writes each checkpoint as a "
-                "single file, with its own state. Keep parameters and optimizers equal on all ranks.",
-                why,
-            )
+            log.warning(_RANKS_DIFFER, why)
         self.is_on = False
         return True
 

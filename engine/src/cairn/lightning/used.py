@@ -40,7 +40,7 @@ class Used:
         self._names.clear()
 
     def forget(self, names: set[str]) -> None:
-        """Begin without those of these names."""
+        """Begin again with the parameters that have these names."""
         self._names -= names
 
     def add(self, name: str, parameter: Tensor | None = None) -> None:

@@ -10,9 +10,12 @@ from typing import Literal
 
 from cairn.errors import CheckpointError, NewerFormatError
 from cairn.policy import keep
-from cairn.store import earlier, links, names
+from cairn.store import directory_lock, earlier, links, names
 from cairn.store.catalog import Catalog, Rejected, verify_file
 from cairn.types import Mode, Saved
+
+_LINKS = (names.LAST, names.BEST)
+_MOST_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,32 @@ def check_directory(path: Path) -> list[Finding]:
     Returns:
         The checkpoints, oldest first, then links, then leftovers.
     """
+    known: dict[tuple[str, str], Finding] = {}
+    for _ in range(_MOST_LOOKS):
+        before = _listing(path)
+        found = _check_directory(path, known)
+        if _listing(path) == before:
+            break  # else a run has saved meanwhile: what was read is not read again
+    return found
+
+
+def _listing(path: Path) -> list[tuple[str, str]]:
+    try:
+        found = os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted((name, links.named(path / name) if name in _LINKS else "") for name in found)
+
+
+def _check_directory(path: Path, known: dict[tuple[str, str], Finding]) -> list[Finding]:
     catalog = Catalog(path)
     good, rejected = catalog.all()
     newest = names.parse_name(good[-1].name) if good else None
     waiting = earlier.waiting(path)
-    found = [_checkpoint(path / item.name) for item in good]
+    for item in good:
+        if (item.name, item.digest) not in known:
+            known[item.name, item.digest] = _checkpoint(path / item.name)
+    found = [known[item.name, item.digest] for item in good]
     found += [_rejected(item, newest) for item in rejected]
     # The bytes under this name are those of the save that was interrupted.
     found = [item for item in found if item.path.name not in waiting]
@@ -48,13 +72,15 @@ def check_directory(path: Path) -> list[Finding]:
     found.sort(key=lambda item: names.parse_name(item.path.name) or (0, 0))
     whole = [item.path.name for item in found if item.state == "whole"]
     later = [item.path.name for item in found if item.state == "newer"]
-    links_there = [name for name in (names.LAST, names.BEST) if catalog.linked(name)]
+    links_there = [name for name in _LINKS if catalog.linked(name)]
     found += [_link(path, name, whole, later) for name in links_there if catalog.linked(name) not in waiting]
     if whole and not os.path.lexists(path / names.LAST):
         found.append(Finding(path / names.LAST, "unfinished", "it is missing; the next start creates it"))
     its_parts = {part(name) for part in (names.before_name, names.manifest_name) for name in waiting}
     left = [item for item in catalog.leftovers() if item.name not in its_parts]
-    return found + [Finding(item, "unfinished", "an interrupted save left it") for item in left]
+    is_used = bool(left) and directory_lock.is_held_elsewhere(path)
+    why = "a process uses this directory: it is writing or deleting it" if is_used else "an interrupted save left it"
+    return found + [Finding(item, "unfinished", why) for item in left]
 
 
 def check_file(path: Path) -> Finding:

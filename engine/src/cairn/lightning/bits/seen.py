@@ -12,6 +12,7 @@ of processes. Lightning, torch and this package see what there is.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from functools import cache
 from typing import Any
 
 from lightning.pytorch import Trainer
+
+from cairn.lightning.bits.tree import Layout
 
 FRAMEWORKS = {"lightning", "lightning_fabric", "pytorch_lightning", "torch", "torchmetrics", "cairn"}
 """Packages whose code knows of processes."""
@@ -37,6 +40,19 @@ def of_rank(rank: int, num_virtual: int) -> dict[str, Any]:
         num_virtual: Number of virtual ranks.
     """
     return {"world_size": num_virtual, "global_rank": rank, "is_global_zero": rank == 0}
+
+
+def of_batch(trainer: Trainer, rank: int, layout: Layout) -> dict[str, Any]:
+    """Return what the code of a batch of the training sees.
+
+    Args:
+        trainer: The trainer.
+        rank: The virtual rank of the batch.
+        layout: Which virtual ranks each process plays.
+    """
+    number, of_process = layout.num_virtual, trainer.num_training_batches
+    in_epoch = of_process if math.isinf(of_process) else of_process // layout.per_window * number
+    return of_rank(rank, number) | {"accumulate_grad_batches": number, "num_training_batches": in_epoch}
 
 
 @contextmanager

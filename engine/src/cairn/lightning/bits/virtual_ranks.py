@@ -8,9 +8,8 @@ step                gradients of all processes are added up; buffers follow v = 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -18,11 +17,10 @@ from torch import Tensor
 
 from cairn.data.loader import DataLoader
 from cairn.data.virtual_ranks import use_virtual_ranks
-from cairn.lightning.bits import exchanging, refused
+from cairn.lightning.bits import refused
 from cairn.lightning.bits.collected import Collected
 from cairn.lightning.bits.evaluation import Evaluation
 from cairn.lightning.bits.kept import Kept
-from cairn.lightning.bits.seen import of_rank, seen
 from cairn.lightning.bits.tree import Layout
 from cairn.lightning.bits.window import Window
 from cairn.lightning.loops.dealing import Dealt
@@ -113,22 +111,9 @@ class VirtualRanks:
             yield
         current.end()
 
-    @contextmanager
-    def training_step(self) -> Iterator[None]:
-        """Context of `training_step`: it exchanges nothing with other processes, and does not see how many there are.
-
-        Raises:
-            ConfigError: It does something that depends on their number.
-        """
-        current, _ = self._current()
-        with exchanging.refused(self.trainer), seen(self.trainer, self._seen(current)), current.training_step():
-            yield
-
-    def _seen(self, current: Window) -> dict[str, Any]:
-        number, of_process = current.layout.num_virtual, self.trainer.num_training_batches
-        in_epoch = of_process if math.isinf(of_process) else of_process // current.layout.per_window * number
-        more = {"accumulate_grad_batches": number, "num_training_batches": in_epoch}
-        return of_rank(current.virtual, number) | more
+    def training_step(self) -> AbstractContextManager[None]:
+        """Context of `training_step`; see `Window.training_step`."""
+        return self._current()[0].training_step()
 
     def backward(self, backward: Callable[[Tensor], None], loss: Tensor) -> None:
         """Run the backward pass of a batch; after the last one of a global batch, set the gradients of all of them.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from cairn.lightning import clipping
-from cairn.lightning.bits import norm
+from cairn.lightning.bits import exchanging, norm, seen
 from cairn.lightning.bits.buffers import Buffers
 from cairn.lightning.bits.drawing import Drawing
 from cairn.lightning.bits.gradients import Gradients
@@ -74,8 +74,18 @@ class Window:
             self._unread.begin_batch(number)
         self._drawing.batch(self.step, self.virtual)
 
-    def training_step(self) -> AbstractContextManager[None]:
-        """Context of `training_step`; see `Unread.reading`."""
+    @contextmanager
+    def training_step(self) -> Iterator[None]:
+        """Context of `training_step`: it exchanges nothing with other processes, and does not see how many there are.
+
+        Raises:
+            ConfigError: It does something that depends on their number.
+        """
+        shown = seen.of_batch(self._trainer, self.virtual, self.layout)
+        with exchanging.refused(self._trainer), seen.seen(self._trainer, shown), self._reading():
+            yield
+
+    def _reading(self) -> AbstractContextManager[None]:
         return nullcontext() if self._unread is None else self._unread.reading()
 
     def start_of_step(self) -> None:

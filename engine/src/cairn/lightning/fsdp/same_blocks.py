@@ -34,8 +34,8 @@ class SameBlocks:
 
     def __init__(self, module: nn.Module, world_size: int, group: Any = None) -> None:
         self._group, self._num_left, self._is_inside = group, _NUM_BATCHES if world_size > 1 else 0, False
-        found = [(name, part) for name, part in module.named_modules() if isinstance(part, FSDPModule)]
-        self._blocks = [(name, part) for name, part in found if part is not module]
+        found: list[tuple[str, Any]] = list(module.named_modules())
+        self._blocks = [(name, part) for name, part in found if isinstance(part, FSDPModule) and name]
         self._hooks: list[Any] = []
         for number, (_, part) in enumerate(self._blocks if self._num_left else ()):
             check = torch.compiler.disable(partial(self._gathers, number))

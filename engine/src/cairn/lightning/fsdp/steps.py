@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.optim import Optimizer
 
 from cairn.lightning.fsdp import synced
@@ -21,6 +21,13 @@ class GatheringSteps(GroupedProcesses):
     same_blocks: SameBlocks
     buffers_are_due = True
     """Whether an optimizer step was taken since the buffers were shared."""
+
+    def watch_steps(self) -> None:
+        """Watch which layers and blocks steps use, from here on. Every rank must call this."""
+        # Where GPUs compute, CPUs talk: a value on a GPU would have to wait for all kernels before it.
+        group = None if self.root_device.type == "cpu" else distributed.new_group(backend="gloo")
+        self.unused = UnusedLayers(self.sharded_module, self.world_size, group)
+        self.same_blocks = SameBlocks(self.sharded_module, self.world_size, group)
 
     def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
         module = self.sharded_module

@@ -12,16 +12,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies.parallel import ParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError
 from cairn.lightning import clipping
 from cairn.lightning.fsdp import blocks, meshes, norm, refused, shard, synced
-from cairn.lightning.fsdp.same_blocks import SameBlocks
 from cairn.lightning.fsdp.steps import GatheringSteps
-from cairn.lightning.fsdp.unused import UnusedLayers
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.saved import block, placed
 from cairn.writing.sharded.rows import Rows
@@ -94,10 +92,7 @@ class FSDP2Strategy(GatheringSteps):
             meshes.share_replicas(module, self.device_mesh)
         meshes.check_uses(module, self.device_mesh)
         meshes.check(module, self.device_mesh)
-        # Where GPUs compute, CPUs talk: a value on a GPU would have to wait for all kernels before it.
-        group = None if self.root_device.type == "cpu" else distributed.new_group(backend="gloo")
-        self.unused = UnusedLayers(module, self.world_size, group)
-        self.same_blocks = SameBlocks(module, self.world_size, group)
+        self.watch_steps()
         if fits:
             meshes.share_generators(self.device_mesh)
             self.setup_optimizers(trainer)
