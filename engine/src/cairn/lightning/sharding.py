@@ -189,10 +189,8 @@ class Sharding:
             attempt: Id of the save.
             layout: Digest of how the state is cut.
         """
-        trainer = self._trainer
-        return ShardPlan(
-            self._directory, name, attempt, trainer.global_rank, trainer.world_size, layout, permit=self._permit
-        )
+        places = self._trainer.global_rank, self._trainer.world_size
+        return ShardPlan(self._directory, name, attempt, *places, layout, permit=self._permit)
 
     def _equal_tensors(self, contents: Mapping[str, Any]) -> dict[str, Tensor]:
         """Tensors that are the same on all ranks: parameters that DDP keeps equal, and the states of optimizers."""
