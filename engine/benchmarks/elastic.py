@@ -30,9 +30,10 @@ import cairn
 from cairn.lightning.bits import norm
 from cairn.lightning.bits.exchange import gathered, scattered, summed
 from cairn.lightning.bits.latest import LatestValues
-from cairn.lightning.bits.sharded import Sum, Used
+from cairn.lightning.bits.sharded import Sum
 from cairn.lightning.bits.tree import Layout
 from cairn.lightning.bits.watched_shards import WatchedShards
+from cairn.lightning.used import Used
 
 _Row = tuple[str, list[float], list[float]]
 """What was measured, and times of both ways, in seconds."""

@@ -20,7 +20,7 @@ quiet = pytest.mark.filterwarnings("ignore")
 @forks
 @pytest.mark.slow
 def test_ddp_and_fsdp2_on_any_number_of_processes_end_with_the_same_bits(tmp_path):
-    """Weights, optimizer states and metrics; the table of docs/processes.md has two epochs, and further options."""
+    """Weights, optimizer states and metrics; the table of docs/bits.md has two epochs, and further options."""
     found = bits_table.digests(tmp_path, max_epochs=1)
     assert len(found) == 8
     assert len(set(found.values())) == 1, found
@@ -41,11 +41,24 @@ def test_a_run_that_moves_ends_with_the_same_bits(tmp_path):
     assert names <= set(rows[0].split(","))
 
 
+class DependsOnPlaces(Net):
+    """Its loss depends on what a step sees of processes and batches."""
+
+    def training_step(self, batch, batch_idx):
+        trainer = self.trainer
+        places = self.global_rank + batch_idx / trainer.num_training_batches + trainer.is_global_zero
+        return super().training_step(batch) * (1 + 0.01 * places) * trainer.world_size
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val/places", float(self.global_rank * self.trainer.world_size))
+
+
 @forks
 @pytest.mark.slow
 def test_processes_may_have_different_numbers_of_virtual_ranks(tmp_path):
     """Two processes with three of them: one process works on a batch twice. Gradients are clipped by value."""
-    options = {"size": 6, "val_size": 6, "max_epochs": 1, "foreach": True}
+    options = {"size": 6, "val_size": 6, "max_epochs": 1, "net": DependsOnPlaces(foreach=True)}
     options |= {"gradient_clip_val": 0.02, "gradient_clip_algorithm": "value"}
     undisturbed = start(tmp_path / "1", 1, **options)
     assert not start(tmp_path / "moved", 2, strategy="fsdp", max_steps=7, **options).error

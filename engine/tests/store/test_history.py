@@ -7,7 +7,6 @@ import shutil
 import pytest
 from tests.support.disk import Disk
 from tests.support.values import (
-    age_manifest,
     at,
     commit,
     draft,
@@ -327,7 +326,7 @@ def test_the_write_test_leaves_no_file(folder):
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("break_it", [drop_manifest, age_manifest, edit_manifest])
+@pytest.mark.parametrize("break_it", [drop_manifest, edit_manifest])
 def test_an_older_unusable_checkpoint_is_ignored_with_a_warning(folder, break_it, caplog):
     own = history(folder, Latest(-1))
     for number, score in enumerate([0.3, 0.5]):

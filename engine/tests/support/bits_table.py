@@ -1,6 +1,6 @@
 """A table of digests: runs on 1 to 4 processes, with DDP and FSDP2, for each level of `elastic`.
 
-`python -m tests.support.bits_table`, in engine/, prints the table of docs/processes.md, with further options.
+`python -m tests.support.bits_table`, in engine/, prints the table of docs/bits.md, with further options.
 """
 
 from __future__ import annotations

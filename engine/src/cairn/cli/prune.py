@@ -20,7 +20,7 @@ from cairn.remote.address import Address, is_address
 from cairn.runs import status, terminal
 from cairn.runs.directory import RunDirectory
 from cairn.store import audit, disk, earlier
-from cairn.store.catalog import Catalog, Rejected
+from cairn.store.catalog import Catalog, Rejected, refuse_newer
 from cairn.store.history import History
 from cairn.types import Saved
 from cairn.units import format_bytes, format_duration
@@ -124,9 +124,10 @@ def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> Proposal:
         rules: Keep rules.
 
     Raises:
-        ResumeError: No checkpoint is intact, or they belong to another run.
+        ResumeError: No checkpoint is intact, they belong to another run, or a later version of Cairn wrote one.
     """
     _check_owner(directory)
+    refuse_newer(Catalog(directory.path).rejected(), " Nothing was deleted.")
     earlier.settle_all(directory.path)
     found = audit.plan_prune(directory.path, rules, directory.mode)
     if found.broken and not found.kept:

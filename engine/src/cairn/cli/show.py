@@ -15,6 +15,7 @@ from rich.syntax import Syntax
 from cairn import bounded_yaml, opening
 from cairn.cli.arguments import load_dotenv
 from cairn.cli.output import print_json
+from cairn.errors import CheckpointError
 from cairn.remote import listed, local_files, origin
 from cairn.remote.address import is_address
 from cairn.remote.objects import Objects
@@ -71,9 +72,13 @@ def collect(path: Path) -> Contents:
     path = links.target(path)
     proof = path.with_name(names.manifest_name(path.name))
     there = names.checkpoint_of(proof.name) and proof.is_file()
+    try:
+        fields = manifest.parse(opening.read_bytes(proof)) if there else None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}.") from error
     return Contents(
         path,
-        manifest=manifest.parse(opening.read_bytes(proof)) if there else None,
+        manifest=fields,
         config=own.get("config") if isinstance(own, dict) else None,
     )
 

@@ -19,8 +19,13 @@ from cairn.runs import terminal
 from cairn.store import audit, shards
 from cairn.store.audit import Finding
 
-HELP = "compare every byte with its checksum; exit code 1 if a checkpoint is corrupt"
-_SHOWN = {"whole": "[green]intact[/]", "unfinished": "[yellow]unfinished[/]", "broken": "[bold red]corrupt[/]"}
+HELP = "compare every byte with its checksum; exit code 1 if a checkpoint is corrupt, or of a later version of Cairn"
+_SHOWN = {
+    "whole": "[green]intact[/]",
+    "unfinished": "[yellow]unfinished[/]",
+    "newer": "[yellow]not verified[/]",
+    "broken": "[bold red]corrupt[/]",
+}
 """States in a table. In JSON they keep their names, for programs that read them."""
 
 
@@ -33,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line per file and return 1 if one of them is corrupt."""
+    """Print a line per file and return 1 if one of them is corrupt, or cannot be read by this version."""
     findings = collect(arguments.named)
     if arguments.json:
         print_json(as_json(findings))
     else:
         show(findings, terminal.console())
-    return int(any(item.state == "broken" for item in findings))
+    return int(any(item.state in ("broken", "newer") for item in findings))
 
 
 def collect(named: str) -> list[Finding]:

@@ -169,8 +169,11 @@ def _named_run(typed: str, rest: list[str], source: Source) -> RunDirectory | No
 
 
 def _can_continue(run: RunDirectory) -> bool:
-    record = run.record()
-    return record is not None and record.status != "finished" and Catalog(run.checkpoints()).newest() is not None
+    record, catalog = run.record(), Catalog(run.checkpoints())
+    if record is None or record.status == "finished":
+        return False
+    # One of a later version is refused by the resume, rather than passed over.
+    return catalog.newest() is not None or any(item.newer for item in catalog.rejected())
 
 
 def _as_hydra_reads(item: str) -> str:

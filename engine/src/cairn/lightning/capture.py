@@ -20,6 +20,7 @@ from torchmetrics import MetricTracker
 from cairn.data import parallel, shuffles
 from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.collect import Collected
+from cairn.lightning.fsdp.refused import check_batchnorm
 from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary, moved
@@ -55,7 +56,7 @@ _NOT_RESUMABLE: Mapping[type[Callback], str] = {
 
 
 def refuse(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse callbacks and metrics whose state is not in a checkpoint.
+    """Refuse callbacks and metrics whose state is not in a checkpoint, and layers that cannot be trained.
 
     Raises:
         ConfigError: There is one; the message names a replacement.
@@ -67,6 +68,7 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
             f"cairn.FSDP2Strategy shards. Choose strategy='ddp' or strategy=cairn.FSDP2Strategy(), which has "
             f"tensor_parallel_size, too, or remove the Checkpointer."
         )
+    check_batchnorm(trainer)
     for callback in trainer.callbacks:
         for kind, why in _NOT_RESUMABLE.items():
             if isinstance(callback, kind):

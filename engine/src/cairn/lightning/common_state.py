@@ -30,16 +30,15 @@ def sample(contents: Mapping[str, Any], tensors: Mapping[str, Tensor], layout: s
     return take(tensors, {"the division into shards": layout, **plain}, save)
 
 
-def difference(agreement: Agreement, mine: Sample, checkpoint: str) -> str:
-    """Return why a checkpoint is not written whose state differs between ranks. All ranks call this, if it does.
+def difference(agreement: Agreement, mine: Sample) -> str:
+    """Return what differs between ranks. All ranks call this, if something does.
 
     Args:
         agreement: Between the ranks.
         mine: The sample of this rank.
-        checkpoint: Name of the checkpoint.
 
     Returns:
-        A sentence that names ranks and a value, on all ranks.
+        A clause that names ranks and a value, on all ranks.
     """
     own = mine.checksums()
     of_rank_0 = agreement.share(own if agreement.leads else {})
@@ -50,9 +49,5 @@ def difference(agreement: Agreement, mine: Sample, checkpoint: str) -> str:
     others = [rank for rank, (_, number) in enumerate(found) if number] or [*range(1, len(found))]
     (name,), number = found[others[0]]
     shown = f"{name} and {number - 1} more" if number > 1 else name
-    return agreement.share(
-        f"The checkpoint {checkpoint} was not written: {shown} of {name_ranks(others)} "
-        f"{'differ' if number > 1 or len(others) > 1 else 'differs'} from rank 0, so its shards would be a mix of "
-        f"several states. Keep parameters and optimizers equal on all ranks, or set sharded=false to save those of "
-        f"rank 0."
-    )
+    verb = "differ" if number > 1 or len(others) > 1 else "differs"
+    return agreement.share(f"{shown} of {name_ranks(others)} {verb} from rank 0")

@@ -4,8 +4,8 @@
     each rank a shard   all ranks collect | each copies its part    | did all of them?   | each submits its part
 
 Either all ranks submit their shards or none does, so that no writer waits for one that will not come. None does if the
-ranks do not hold the same state any more: the shards would be a mix. A rank that raises an error ends all of them at
-the same place: none waits for another one in a different call.
+ranks do not hold the same state any more, because the shards would be a mix: rank 0 then saves alone, from this save
+on. A rank that raises an error ends all of them at the same place: none waits for another one in a different call.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Saving:
         with saves.stall() as stall:
             contents = collect()
             try:
-                self._copy_and_submit(verdict, contents, draft, provenance, stall)
+                differs = self._copy_and_submit(verdict, contents, draft, provenance, stall)
+                if differs and self._is_left_to_rank_0(differs, verdict):
+                    self._copy_and_submit(verdict, collect(), draft, provenance, stall)
                 if final or not saves.in_background:
                     give_up = saves.settle(final)
             except SaveError as error:
@@ -90,6 +92,16 @@ class Saving:
                 raise SaveError(give_up)
             log.error(give_up)  # the signal is why the run stops
 
+    def _is_left_to_rank_0(self, why: str, verdict: Verdict) -> bool:
+        if self._sharding.leave_to_rank_0(why):
+            return True
+        if not self._agreement.leads:
+            return False
+        raise SaveError(
+            f"The checkpoint {names.checkpoint_name(verdict.moment.position)} was not written: {why}, so its shards "
+            f"would be a mix of several states. Keep them equal on all ranks."
+        )
+
     def _copy_and_submit(
         self,
         verdict: Verdict,
@@ -97,7 +109,8 @@ class Saving:
         draft: Callable[[], Draft],
         provenance: Mapping[str, Any],
         stall: tuple[float, float],
-    ) -> None:
+    ) -> str:
+        """Copy and submit; return what differs between the ranks if nothing was submitted for that reason."""
         why, num_bytes, shard, leads = "", 0, None, self._agreement.leads
         said = [0, 0, 0, 0]  # whether it has failed, what a shard of another rank needs, and twice what the state is
         with together(self._agreement, "The state", "saved", said):
@@ -110,18 +123,18 @@ class Saving:
         any_failed, of_others, largest, smallest = said
         if any_failed:
             why = first_error(self._agreement, why)
-        elif shard is not None and largest != -smallest:
-            why = difference(self._agreement, shard.sample, names.checkpoint_name(verdict.moment.position))
-        if why:
             if leads:
                 raise SaveError(why)
-            return
+            return ""
+        if shard is not None and largest != -smallest:
+            return difference(self._agreement, shard.sample)
         if shard is not None:
             coming, num_bytes = draft(), num_bytes + (self._trainer.world_size - 1) * of_others
             plan = self._sharding.plan(coming.name, verdict.attempt, shard.layout)
             self._submit(coming, num_bytes, provenance, stall, plan)
         elif leads:
             self._submit(draft(), num_bytes, provenance, stall)
+        return ""
 
     def _copied(self, verdict: Verdict, contents: Mapping[str, Any]) -> tuple[int, EncodedShard | None]:
         """Copy what this rank writes; return its size in bytes, and the shard if each rank writes one."""

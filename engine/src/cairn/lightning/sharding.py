@@ -38,6 +38,10 @@ LARGE_BYTES = 2**28
 """Checkpoints from this size on are sharded with `auto`; a smaller one is written before its parts would be found."""
 _VISIBLE_S = 5.0
 """How long a rank looks for what rank 0 has written, where a single file is as good."""
+_RANKS_DIFFER = (
+    "%s, so shards would be a mix of several states: from now on, rank 0 writes each checkpoint as a single file, with "
+    "its own state. Keep parameters and optimizers equal on all ranks."
+)
 
 
 @dataclass(frozen=True)
@@ -123,13 +127,24 @@ class Sharding:
         if not self.is_on or not differences.is_due:
             return False
         differences.compare(needed=True)
-        any_differs = any(self._agreement.largest(differences.found_any))
-        if any_differs and fsdp.divided(self._trainer) is None:  # its ranks have rows of their own
-            log.warning(
-                "Parameters or optimizer states differ between the ranks, so their shards would be a mix of several "
-                "states: from now on, rank 0 writes each checkpoint as a single file. Keep them equal on all ranks."
-            )
-            self.is_on = False
+        if any(self._agreement.largest(differences.found_any)):
+            self.leave_to_rank_0("Parameters or optimizer states differ between the ranks")
+        return True
+
+    def leave_to_rank_0(self, why: str) -> bool:
+        """Let rank 0 write everything from now on, on all ranks, because they differ.
+
+        Args:
+            why: What differs, as the beginning of a sentence.
+
+        Returns:
+            Whether it can: with sharded parameters, no rank has the whole.
+        """
+        if fsdp.divided(self._trainer) is not None:
+            return False
+        if self._agreement.leads:
+            log.warning(_RANKS_DIFFER, why)
+        self.is_on = False
         return True
 
     def together(self) -> AbstractContextManager[None]:
@@ -174,10 +189,8 @@ class Sharding:
             attempt: Id of the save.
             layout: Digest of how the state is cut.
         """
-        trainer = self._trainer
-        return ShardPlan(
-            self._directory, name, attempt, trainer.global_rank, trainer.world_size, layout, permit=self._permit
-        )
+        places = self._trainer.global_rank, self._trainer.world_size
+        return ShardPlan(self._directory, name, attempt, *places, layout, permit=self._permit)
 
     def _equal_tensors(self, contents: Mapping[str, Any]) -> dict[str, Tensor]:
         """Tensors that are the same on all ranks: parameters that DDP keeps equal, and the states of optimizers."""

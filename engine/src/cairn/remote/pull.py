@@ -12,7 +12,7 @@ from cairn.remote.progress_bar import Bar
 from cairn.remote.record import Record
 from cairn.remote.start import Found
 from cairn.store import disk, links, names
-from cairn.store.catalog import Catalog
+from cairn.store.catalog import Catalog, refuse_newer
 from cairn.types import Saved
 
 _OTHER = "another checkpoint of this name is in the directory: move it away, or pull into another one"
@@ -26,7 +26,7 @@ def pull(found: Found, target: Target) -> Copied:
         target: The run on this machine.
 
     Raises:
-        ResumeError: The store cannot be used, or there is no room.
+        ResumeError: The store cannot be used, there is no room, or a later version of Cairn wrote to the directory.
     """
     return origin.asked(found.address, lambda objects: _pull(objects, target))
 
@@ -39,6 +39,7 @@ def _pull(objects: Objects, target: Target) -> Copied:
     downloaded: list[Saved] = []
     present: list[Saved] = []
     seen: set[str] = set()
+    refuse_newer(Catalog(target.directory).rejected(), " Nothing was downloaded.")
     disk.make_directory(target.directory)
     with disk.locked(target.directory):
         left = _chosen(good, target)

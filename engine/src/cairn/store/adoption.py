@@ -10,7 +10,7 @@ from pathlib import Path
 from cairn.errors import ConfigError
 from cairn.policy import keep
 from cairn.store import ranking
-from cairn.store.catalog import Catalog
+from cairn.store.catalog import Catalog, refuse_newer
 from cairn.store.resume import ResumePoint
 from cairn.types import Mode, Saved
 
@@ -54,8 +54,10 @@ def plan(
     Raises:
         ConfigError: The directory holds checkpoints of another run, which must not be deleted, or scores of another
             metric, which cannot be compared.
+        ResumeError: A later version of Cairn has written there, whose checkpoints must not be replaced.
     """
     committed, rejected = catalog.all()
+    refuse_newer(rejected)
     if foreign := {item.run for item in committed} - {run}:
         raise ConfigError(
             f"directory={directory} holds checkpoints of another run ({', '.join(foreign)}): give each run a "

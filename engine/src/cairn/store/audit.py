@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cairn.errors import CheckpointError
+from cairn.errors import CheckpointError, NewerFormatError
 from cairn.policy import keep
-from cairn.store import earlier, links, names
+from cairn.store import directory_lock, earlier, links, names
 from cairn.store.catalog import Catalog, Rejected, verify_file
 from cairn.types import Mode, Saved
+
+_LINKS = (names.LAST, names.BEST)
+_MOST_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,9 @@ class Finding:
     """The state of one file."""
 
     path: Path
-    state: Literal["whole", "unfinished", "broken"]
-    """unfinished: an interrupted save left it, and the next start removes or repairs it."""
+    state: Literal["whole", "unfinished", "newer", "broken"]
+    """unfinished: an interrupted save left it, and the next start removes or repairs it. newer: only a later version of
+    Cairn can read it."""
     why: str
     """What was compared, or what is wrong."""
 
@@ -35,24 +39,48 @@ def check_directory(path: Path) -> list[Finding]:
     Returns:
         The checkpoints, oldest first, then links, then leftovers.
     """
+    known: dict[tuple[str, str], Finding] = {}
+    for _ in range(_MOST_LOOKS):
+        before = _listing(path)
+        found = _check_directory(path, known)
+        if _listing(path) == before:
+            break  # else a run has saved meanwhile: what was read is not read again
+    return found
+
+
+def _listing(path: Path) -> list[tuple[str, str]]:
+    try:
+        found = os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted((name, links.named(path / name) if name in _LINKS else "") for name in found)
+
+
+def _check_directory(path: Path, known: dict[tuple[str, str], Finding]) -> list[Finding]:
     catalog = Catalog(path)
     good, rejected = catalog.all()
     newest = names.parse_name(good[-1].name) if good else None
     waiting = earlier.waiting(path)
-    found = [_checkpoint(path / item.name) for item in good]
+    for item in good:
+        if (item.name, item.digest) not in known:
+            known[item.name, item.digest] = _checkpoint(path / item.name)
+    found = [known[item.name, item.digest] for item in good]
     found += [_rejected(item, newest) for item in rejected]
     # The bytes under this name are those of the save that was interrupted.
     found = [item for item in found if item.path.name not in waiting]
     found += [Finding(path / name, "unfinished", earlier.INTERRUPTED) for name in waiting]
     found.sort(key=lambda item: names.parse_name(item.path.name) or (0, 0))
     whole = [item.path.name for item in found if item.state == "whole"]
-    links_there = [name for name in (names.LAST, names.BEST) if catalog.linked(name)]
-    found += [_link(path, name, whole) for name in links_there if catalog.linked(name) not in waiting]
+    later = [item.path.name for item in found if item.state == "newer"]
+    links_there = [name for name in _LINKS if catalog.linked(name)]
+    found += [_link(path, name, whole, later) for name in links_there if catalog.linked(name) not in waiting]
     if whole and not os.path.lexists(path / names.LAST):
         found.append(Finding(path / names.LAST, "unfinished", "it is missing; the next start creates it"))
     its_parts = {part(name) for part in (names.before_name, names.manifest_name) for name in waiting}
     left = [item for item in catalog.leftovers() if item.name not in its_parts]
-    return found + [Finding(item, "unfinished", "an interrupted save left it") for item in left]
+    is_used = bool(left) and directory_lock.is_held_elsewhere(path)
+    why = "a process uses this directory: it is writing or deleting it" if is_used else "an interrupted save left it"
+    return found + [Finding(item, "unfinished", why) for item in left]
 
 
 def check_file(path: Path) -> Finding:
@@ -131,6 +159,8 @@ def _key(saved: Saved) -> tuple[str, str]:
 def _checkpoint(path: Path) -> Finding:
     try:
         return Finding(path, "whole", verify_file(path))
+    except NewerFormatError as error:
+        return Finding(path, "newer", str(error))
     except CheckpointError as error:
         return Finding(path, "broken", str(error))
 
@@ -139,11 +169,13 @@ def _rejected(item: Rejected, newest: tuple[int, int] | None) -> Finding:
     # An interrupted save is newer than all others; any other file has lost its manifest, or is damaged.
     at = names.parse_name(item.path.name)
     is_interrupted = not item.committed and at is not None and (newest is None or at > newest)
-    return Finding(item.path, "unfinished" if is_interrupted else "broken", item.why)
+    return Finding(item.path, "newer" if item.newer else "unfinished" if is_interrupted else "broken", item.why)
 
 
-def _link(directory: Path, name: str, whole: list[str]) -> Finding:
+def _link(directory: Path, name: str, whole: list[str], later: list[str]) -> Finding:
     path, target = directory / name, links.named(directory / name)
+    if target in later:
+        return Finding(path, "newer", f"it points to {target}, which a later version of Cairn wrote")
     if target not in whole:
         why = "is corrupt" if (directory / target).exists() else "does not exist"
         return Finding(path, "broken", f"it points to {target}, which {why}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cairn import opening
-from cairn.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
+from cairn.errors import CheckpointError, CorruptCheckpointError, NewerFormatError, ResumeError
 from cairn.store import disk, file_format, links, manifest, names, shards
 from cairn.types import Saved
 
@@ -59,11 +59,10 @@ class Catalog:
     def leftovers(self) -> list[Path]:
         """What an interrupted save or deletion left: hidden names, and manifests without a checkpoint."""
         there = set(self._listing())
-        return [
-            self.directory / name
-            for name in sorted(there)
-            if names.is_temp(name) or (names.checkpoint_of(name) or name) not in there
+        found = [
+            name for name in sorted(there) if names.is_temp(name) or (names.checkpoint_of(name) or name) not in there
         ]
+        return [self.directory / name for name in found if not self._is_newer(name)]
 
     def linked(self, link: str) -> str:
         """Name of the file that a link points to, which may not exist; empty if there is no link."""
@@ -102,9 +101,18 @@ class Catalog:
         return good, rejected
 
     def _names(self) -> list[str]:
-        """Names of the checkpoint files, oldest first."""
-        found = [(position, name) for name in self._listing() if (position := names.parse_name(name)) is not None]
+        """Names of the checkpoints, oldest first."""
+        there = set(self._listing())
+        # What belongs to a manifest of a later version may have another name there.
+        alone = [name for name in there if (names.checkpoint_of(name) or name) not in there and self._is_newer(name)]
+        there.update(str(names.checkpoint_of(name)) for name in alone)
+        found = [(position, name) for name in there if (position := names.parse_name(name)) is not None]
         return [name for _, name in sorted(found)]
+
+    def _is_newer(self, name: str) -> bool:
+        """Whether a file belongs to a checkpoint that a later version of Cairn wrote: its manifest, or a hidden one."""
+        checkpoint = names.name_before(name) or names.checkpoint_of(name)
+        return checkpoint is not None and is_newer(self.directory / checkpoint)
 
     def _listing(self) -> list[str]:
         try:
@@ -115,6 +123,35 @@ class Catalog:
 
 def _rejected(path: Path, error: CheckpointError) -> Rejected:
     return Rejected(path, str(error), isinstance(error, NewerFormatError))
+
+
+def refuse_newer(rejected: Sequence[Rejected], consequence: str = "") -> None:
+    """Refuse a directory in which a later version of Cairn has written, whose checkpoints are not to be touched.
+
+    Args:
+        rejected: What cannot be used there.
+        consequence: What follows from it, for the message.
+
+    Raises:
+        ResumeError: Such a version wrote one of them.
+    """
+    if newer := [item for item in rejected if item.newer]:
+        raise ResumeError(f"{newer[-1].path} cannot be used: {newer[-1].why}.{consequence}")
+
+
+def is_newer(path: Path) -> bool:
+    """Whether a later version of Cairn wrote the manifest of a checkpoint.
+
+    Args:
+        path: Its file or directory, which may have another name.
+    """
+    try:
+        manifest.parse(opening.read_bytes(path.with_name(names.manifest_name(path.name))))
+    except NewerFormatError:
+        return True
+    except (OSError, CheckpointError):
+        return False
+    return False
 
 
 def describe(path: Path) -> Saved:

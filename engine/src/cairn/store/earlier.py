@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from cairn import opening
-from cairn.errors import CheckpointError
+from cairn.errors import CheckpointError, SaveError
 from cairn.store import directory_lock, disk, manifest, names
-from cairn.store.catalog import verify
+from cairn.store.catalog import is_newer, verify
 from cairn.types import Saved
 
 INTERRUPTED = "a save in its place was interrupted; the next start of the run gives it its name back"
@@ -33,7 +33,10 @@ def put_aside(path: Path) -> None:
 
     Raises:
         OSError: A step failed.
+        SaveError: A later version of Cairn wrote the checkpoint that is there.
     """
+    if is_newer(path):
+        raise SaveError(f"The checkpoint {path} was not written: a later version of Cairn wrote the one that is there.")
     hidden = _hidden(path)
     settle(path)  # a writer that died may have left one
     if not os.path.lexists(path):

@@ -12,7 +12,7 @@ from typing import Any
 
 from cairn.errors import ResumeError
 from cairn.store import disk, earlier, names
-from cairn.store.catalog import Catalog, Rejected
+from cairn.store.catalog import Catalog, Rejected, refuse_newer
 from cairn.types import Saved
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,7 @@ def find_resume_point(
     """
     put_back(directory)
     saved, rejected = Catalog(directory).newest_intact(check)
-    if newer := [item for item in rejected if item.newer]:
-        raise ResumeError(f"{newer[-1].path} cannot be used: {newer[-1].why}.")
+    refuse_newer(rejected)
     if (brought := bring(saved)) is not None:
         at = brought.position.epoch, brought.position.batch
         after = [item for item in Catalog(directory).rejected() if (names.parse_name(item.path.name) or at) > at]

@@ -64,6 +64,18 @@ def test_that_of_torch_is_refused(alone, exchange, name):
     exchange()
 
 
+def test_a_step_that_asks_torch_for_its_rank_is_warned_once(alone):
+    exchanging._warn_of_places.cache_clear()
+    trainer = SimpleNamespace(strategy=SimpleNamespace(), should_stop=False)
+    with exchanging.refused(trainer):
+        with pytest.warns(UserWarning, match=r"use self\.global_rank and self\.trainer\.world_size"):
+            distributed.get_world_size()
+        distributed.get_rank()  # a warning would be an error
+        distributed.group.WORLD.size()
+    exchanging._warn_of_places.cache_clear()
+    distributed.get_rank()
+
+
 def test_parameters_may_be_gathered(alone):
     layer = torch.nn.Linear(2, 2)
     distributed.fsdp.fully_shard(layer, mesh=distributed.device_mesh.init_device_mesh("cpu", (1,)))

@@ -5,6 +5,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
+from cairn.lightning import clipping
 from cairn.lightning.bits import norm
 
 
@@ -51,10 +52,10 @@ def fitted(clip_val):
     for parameter, value in zip(module.parameters(), gradients((2, 3), (2,)), strict=True):
         parameter.grad = value.clone()
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    norm.install(trainer)
+    clipping.install(trainer.precision_plugin, norm.norm)
     optimizer = torch.optim.SGD([*module.parameters(), nn.Parameter(torch.zeros(2))], lr=1.0)
     trainer.precision_plugin.clip_gradients(optimizer, clip_val)
-    norm.remove(trainer)
+    clipping.remove(trainer.precision_plugin)
     assert "clip_grad_by_norm" not in vars(trainer.precision_plugin)
     return [parameter.grad for parameter in module.parameters()], gradients((2, 3), (2,))
 

@@ -7,8 +7,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from cairn.errors import ConfigError
-from cairn.lightning.bits.sharded import ShardedGradients, Sum, Used
+from cairn.lightning.bits.sharded import ShardedGradients, Sum
 from cairn.lightning.bits.tree import Layout, total
+from cairn.lightning.used import Used
 
 pytestmark = pytest.mark.usefixtures("alone")
 SIZE = 6

@@ -1,7 +1,10 @@
 """A parameter that changes in batches depends on how many of them a process works on."""
 
+import time
+
 import pytest
 import torch
+from lightning.pytorch import Callback
 from tests.support import bits_fit
 from torch import nn
 
@@ -72,12 +75,29 @@ class Counts(nn.Module):
         self._private += 1
 
 
+class Every(Callback):
+    """Counts its batches, and measures time."""
+
+    num_batches, started_at = 0, 0.0
+
+    def on_train_batch_end(self, *_):
+        self.num_batches, self.started_at = self.num_batches + 1, time.monotonic()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_number_that_a_callback_counts_is_named_and_a_time_is_not(tmp_path):
+    with pytest.warns(UserWarning, match=r"^Every\.num_batches: changes in each batch"):
+        bits_fit.fit(tmp_path, max_steps=1, num_sanity_val_steps=0, callbacks=[Every()])
+
+
 def test_a_number_that_batches_count_is_named():
     module = nn.Module()
     module.part = Counts()
     unchanged = Unchanged(module)
     unchanged.check(1)
     module.part.step()
-    text = r"^part\.num_batches: changes in each batch, .* use self\.global_step, or keep it in a buffer"
+    text = (
+        r"^part\.num_batches: changes in each batch, .* use global_step or a hook of the step, or keep it in a buffer"
+    )
     with pytest.warns(UserWarning, match=text):
         unchanged.check(1, is_last=True)

@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 import torch
-from tests.support.sharded_fit import HybridNet, ParallelNet, saved, start
+from tests.support.sharded_fit import HybridNet, Net, ParallelNet, saved, start
 
 from cairn import Writing
 from cairn.store.catalog import Catalog
@@ -57,6 +57,42 @@ def test_the_memory_is_shared_and_the_numbers_are_those_of_ddp(tmp_path):
         assert after["losses"][0] == before["losses"][0]
         assert after["losses"] == pytest.approx(before["losses"], rel=1e-3)
     torch.testing.assert_close(saved(tmp_path / "run")["state_dict"], saved(tmp_path / "ddp")["state_dict"])
+
+
+class UsesSome(Net):
+    """Each rank uses another layer of one shape in its loss, every second batch, and none uses a third one."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.some, self.never = torch.nn.ModuleList(torch.nn.Linear(4, 1) for _ in range(2)), torch.nn.Linear(4, 1)
+
+    def forward(self, x):
+        found = super().forward(x)
+        return found + self.some[self.global_rank](x) if self.training and self.global_step % 2 else found
+
+
+def test_layers_that_some_processes_use_are_trained_as_with_ddp_and_others_stay(tmp_path):
+    start(tmp_path / "ddp", 2, "ddp_find_unused_parameters_true", {"kind": UsesSome})
+    start(tmp_path / "run", 2, {}, {"kind": UsesSome})
+    found, expected = saved(tmp_path / "run"), saved(tmp_path / "ddp")
+    assert_close(found, expected)
+    assert torch.equal(found["state_dict"]["never.weight"], expected["state_dict"]["never.weight"])
+    assert found["optimizer_states"][0]["state"].keys() == expected["optimizer_states"][0]["state"].keys()
+
+
+class LeavesOut(Net):
+    """From its third step on, each rank uses one of two blocks of one size."""
+
+    def forward(self, x):
+        if self.training and self.global_step > 1:
+            return self.leave(self.norm(self.blocks[self.global_rank](self.enter(x))))
+        return super().forward(x)
+
+
+def test_processes_that_use_different_blocks_are_refused(tmp_path):
+    text = "Processes use different blocks .*: one has come to blocks.0, and another one to blocks.1. With FSDP2"
+    with pytest.raises(RuntimeError, match=text):
+        start(tmp_path, 2, {}, {"kind": LeavesOut})
 
 
 MESH = {"data_parallel_size": 2, "tensor_parallel_size": 2}

@@ -10,9 +10,11 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+import cairn
 from cairn.data import parallel
-from cairn.errors import ConfigError
-from cairn.lightning.fsdp import clipping, meshes
+from cairn.errors import ConfigError, DataError
+from cairn.lightning import clipping
+from cairn.lightning.fsdp import meshes, norm
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_a_model_that_is_parallel_and_sharded_passes(mesh):
     meshes.check_uses(model, mesh)
     fully_shard(model, mesh=mesh["data_parallel"])
     meshes.check(model, mesh)
-    assert clipping.is_needed(model)
+    assert norm.is_needed(model)
 
 
 def test_processes_that_nothing_is_divided_among_are_refused(mesh):
@@ -58,7 +60,7 @@ def test_processes_that_nothing_is_divided_among_are_refused(mesh):
     fully_shard(model, mesh=mesh["data_parallel"])
     with pytest.raises(ConfigError, match=r"divides nothing among these processes: call parallelize_module"):
         meshes.check_uses(model, mesh)
-    assert not clipping.is_needed(model)
+    assert not norm.is_needed(model)
 
 
 def test_a_parameter_whose_gradients_no_other_group_gets_is_refused(mesh):
@@ -91,7 +93,7 @@ def test_the_norm_counts_each_part_once(mesh):
     both = DTensor.from_local(torch.full((2, 2), 2.0), mesh, (Shard(0), Shard(1)), run_check=False)
     half = DTensor.from_local(torch.full((2, 2), 3.0), mesh["data_parallel"], [Shard(0)], run_check=False)
     repeated = DTensor.from_local(torch.ones(4), mesh, (Replicate(), Replicate()), run_check=False)
-    assert clipping.norm([both, half, repeated]) == pytest.approx((4 * 4 + 4 * 9 + 4) ** 0.5)
+    assert norm.norm([both, half, repeated]) == pytest.approx((4 * 4 + 4 * 9 + 4) ** 0.5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -104,25 +106,45 @@ def test_clipping_scales_as_torch_does(dtype):
         x = torch.randn(3, 4, dtype=dtype)
         for model in (found, expected):
             model(x).square().sum().backward()
-        norm = torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.1)
-        torch.testing.assert_close(clipping.clip(found.parameters(), 0.1), norm, check_dtype=False, rtol=1e-2, atol=0)
+        before = norm.norm([parameter.grad for parameter in found.parameters()])
+        total = torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.1)
+        torch.testing.assert_close(before, total, check_dtype=False, rtol=1e-2, atol=0)
+        clipping.clip(found.parameters(), 0.1, norm.norm)
         for mine, other in zip(found.parameters(), expected.parameters(), strict=True):
             torch.testing.assert_close(mine.grad, other.grad)
             assert mine.grad.dtype is dtype
-        clipping.clip(found.parameters(), 1e9)  # below the limit, nothing changes
+        clipping.clip(found.parameters(), 1e9, norm.norm)  # below the limit, nothing changes
         torch.testing.assert_close([p.grad for p in found.parameters()], [p.grad for p in expected.parameters()])
     finally:
         distributed.destroy_process_group()
 
 
 def test_processes_that_compute_together_share_batches_as_long_as_their_group_exists(mesh):
-    assert parallel.share(3, 4) == (3, 4)
     parallel.compute_together(2)
     assert [parallel.share(rank, 4) for rank in range(4)] == [(0, 2), (0, 2), (1, 2), (1, 2)]
     distributed.destroy_process_group()
     assert parallel.num_together() == 1
     distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
     assert parallel.num_together() == 1
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 4)])
+def test_processes_of_a_strategy_that_does_not_say_so_are_refused(shape):
+    """As those of Lightning's ModelParallelStrategy: its own sampler knows of them, and ours would not."""
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    try:
+        for names in (None, ("replicate", "shard")):
+            init_device_mesh("cpu", shape, mesh_dim_names=names)
+            assert parallel.share(3, 4) == (3, 4)
+        init_device_mesh("cpu", shape, mesh_dim_names=("data_parallel", "tensor_parallel"))
+        with pytest.raises(
+            DataError, match=rf"^{shape[1]} processes compute each batch together .* use cairn\.FSDP2Str"
+        ):
+            len(cairn.DataLoader(range(8)))
+        parallel.compute_together(1)  # that of Cairn has ended, and another one begins
+        assert len(cairn.DataLoader(range(8))) == 2
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_a_layer_that_is_too_small_to_be_divided_is_refused(mesh):
@@ -135,7 +157,7 @@ def test_a_layer_that_is_too_small_to_be_divided_is_refused(mesh):
 def test_a_trainer_clips_as_before_when_its_run_is_over():
     plugin = Precision()
     before = plugin.clip_grad_by_norm
-    clipping.install(plugin)
+    clipping.install(plugin, norm.norm)
     assert plugin.clip_grad_by_norm != before
     for _ in range(2):  # a strategy is torn down after each stage
         clipping.remove(plugin)

@@ -1,5 +1,8 @@
 """What the strategy makes of a model, in one process, and what it refuses."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
@@ -13,7 +16,7 @@ from torch.nn.utils import prune
 
 import cairn
 from cairn.errors import ConfigError
-from cairn.lightning.fsdp import shard, synced
+from cairn.lightning.fsdp import refused, shard, synced
 from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.saved import placed
 
@@ -194,3 +197,26 @@ def test_bfloat16_computes_and_keeps_float32(options):
     _, net = fit(precision="bf16-mixed", **options)
     assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
     assert all(torch.isfinite(parameter.full_tensor()).all() for parameter in net.parameters())
+
+
+def frozen(kind):
+    return kind(2).eval()
+
+
+@pytest.mark.parametrize(
+    ("layer", "converts", "is_refused"),
+    [
+        (nn.SyncBatchNorm(2), False, True),
+        (nn.BatchNorm1d(2), True, True),
+        (nn.BatchNorm1d(2), False, False),
+        (nn.LayerNorm(2), True, False),
+        (frozen(nn.SyncBatchNorm), False, False),
+    ],
+)
+def test_statistics_that_cpus_would_synchronize_are_refused(layer, converts, is_refused):
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), _layer_sync=object() if converts else None)
+    trainer = SimpleNamespace(world_size=2, strategy=strategy, lightning_module=nn.Sequential(layer))
+    with pytest.raises(ConfigError, match=r"^0 would synchronize .* on GPUs only") if is_refused else nullcontext():
+        refused.check_batchnorm(trainer)
+    trainer.world_size = 1
+    refused.check_batchnorm(trainer)

@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 import cairn
 from cairn.lightning.audited.values import differing
-from cairn.lightning.reading import attributes
+from cairn.lightning.reading import attributes, parts
 
 LEVEL = {"now": 1.0}
 RNG = np.random.default_rng(0)
@@ -788,3 +788,20 @@ def test_results_that_a_function_has_drawn_and_keeps_are_seen(function: Any, cou
     before = attributes.value_of(function)
     function(3)
     assert (attributes.value_of(function) != before) is counts
+
+
+class HasMethods:
+    def forward(self):
+        return 1
+
+    def other(self):
+        return 2
+
+
+def test_a_method_that_a_framework_has_set_again_is_not_state():
+    """Lightning leaves `forward` of the class on the object, with DDP."""
+    item = HasMethods()
+    item.forward, item.swapped = item.forward, item.other
+    assert [name for name, _ in parts.own(item)] == ["swapped"]
+    item.forward = item.other
+    assert {name for name, _ in parts.own(item)} == {"swapped", "forward"}

@@ -14,6 +14,7 @@ from cairn.errors import ConfigError
 from cairn.lightning.bits import exchanging
 from cairn.lightning.bits.collected import Collected
 from cairn.lightning.bits.kept import Kept
+from cairn.lightning.bits.seen import of_rank, seen
 
 
 class Evaluation:
@@ -58,7 +59,8 @@ class Evaluation:
         place = window * share.num_virtual_ranks + virtual
         self.batch_idx = place
         draws = self._kept.drawing.evaluation(self._trainer.global_step, loader, place)
-        with self._collected.batch((loader, virtual), counts), draws, exchanging.refused(self._trainer):
+        shown = seen(self._trainer, of_rank(virtual, share.num_virtual_ranks))
+        with self._collected.batch((loader, virtual), counts), draws, exchanging.refused(self._trainer), shown:
             yield
 
     def ends(self) -> None:

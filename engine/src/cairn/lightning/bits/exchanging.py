@@ -13,10 +13,12 @@ from functools import cache, wraps
 from typing import Any, cast
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import distributed as dist
 from torch.distributed import _functional_collectives
 
 from cairn.errors import ConfigError
+from cairn.lightning.bits.seen import FRAMEWORKS
 
 _OF_GROUPS = [
     "allreduce",
@@ -53,6 +55,10 @@ _FUNCTIONS = [
     "reduce_scatter_tensor_autograd",
 ]
 """Those that return a new tensor, which do not call a process group in Python."""
+_OF_PLACES = ["rank", "size"]
+"""Those of a process group that say where this process is."""
+_ASKING = {"get_rank", "get_world_size", "_get_group_size"}
+"""Functions of torch that call them for others."""
 _OF_STRATEGY = "all_gather"
 """That of Lightning, which leaves a single process as it is: the run may move to more."""
 _PASSED_ON = ("torch.distributed.distributed_c10d", "torch.distributed.c10d_logger", "torch.utils.", "contextlib")
@@ -100,7 +106,9 @@ def _calls() -> list[tuple[Any, str, Any, Any]]:
         (_functional_collectives, _FUNCTIONS),
     ]
     known = [(owner, name) for owner, names in owners for name in names if name in vars(owner)]
-    return [(owner, name, vars(owner)[name], _guarded(name, vars(owner)[name])) for owner, name in known]
+    found = [(owner, name, vars(owner)[name], _guarded(name, vars(owner)[name])) for owner, name in known]
+    places = [(name, vars(dist.ProcessGroup)[name]) for name in _OF_PLACES]
+    return found + [(dist.ProcessGroup, name, call, _noticed(call)) for name, call in places]
 
 
 def _guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,6 +119,28 @@ def _guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         return call(*args, **kwargs)
 
     return guarded
+
+
+def _noticed(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def noticed(*args: Any, **kwargs: Any) -> Any:
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_code.co_name in _ASKING:
+            frame = frame.f_back
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in FRAMEWORKS:
+            _warn_of_places()
+        return call(*args, **kwargs)
+
+    return noticed
+
+
+@cache
+def _warn_of_places() -> None:
+    rank_zero_warn(
+        "A batch asks torch.distributed for its rank or for the number of processes. If its loss depends on them,"
+        " elastic='bits' cannot keep its promise: use self.global_rank and self.trainer.world_size, which are those of"
+        " virtual ranks."
+    )
 
 
 def _caller() -> str:

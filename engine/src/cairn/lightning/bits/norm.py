@@ -11,41 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor, Shard
-from torch.optim import Optimizer
 
-_CLIP = "clip_grad_by_norm"
-_EPSILON = 1e-6
-"""As in `torch.nn.utils.clip_grad_norm_`."""
-
-
-def install(trainer: Trainer) -> None:
-    """Let a trainer clip gradients by this norm; a precision plugin that has a way of its own keeps it."""
-    plugin: Any = trainer.precision_plugin
-    if getattr(type(plugin), _CLIP) is getattr(Precision, _CLIP):
-        setattr(plugin, _CLIP, partial(_clip, plugin))
-
-
-def remove(trainer: Trainer) -> None:
-    """Undo it."""
-    vars(trainer.precision_plugin).pop(_CLIP, None)
-
-
-def _clip(plugin: Any, optimizer: Optimizer, clip_val: float) -> None:
-    gradients = [one.grad for one in plugin.main_params(optimizer) if one.grad is not None]
-    if not gradients:
-        return
-    factor = torch.clamp(clip_val / (norm(gradients) + _EPSILON), max=1.0)
-    for gradient in map(_local, gradients):
-        gradient.mul_(factor.to(gradient.device))
+from cairn.lightning.saved import placed
 
 
 def norm(gradients: Sequence[Tensor]) -> Tensor:
@@ -54,12 +26,8 @@ def norm(gradients: Sequence[Tensor]) -> Tensor:
     Args:
         gradients: Whole, or sharded by rows.
     """
-    whole = _rows_of_all([_sums_of_rows(_local(one)) for one in gradients], gradients)
+    whole = _rows_of_all([_sums_of_rows(placed.local(one)) for one in gradients], gradients)
     return _folded(torch.cat(whole)[None])[0].sqrt()
-
-
-def _local(value: Tensor) -> Tensor:
-    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _sums_of_rows(value: Tensor) -> Tensor:

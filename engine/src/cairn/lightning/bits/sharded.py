@@ -10,8 +10,7 @@ at most. On one process, FSDP leaves its reduce-scatter out, and `Gradients` doe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from cairn.lightning.bits.exchange import add
 from cairn.lightning.bits.gradients import mean
 from cairn.lightning.bits.tree import Counter, Layout
 from cairn.lightning.saved import placed
+from cairn.lightning.used import Used, Watch, own_parameters
 
 
 class ShardedGradients:
@@ -82,41 +82,12 @@ class ShardedGradients:
         for one in self._sums:
             one.flush()  # of a batch that counts for other processes only
             one.finish()
-        used = self._used.by_any(self._parameters)
-        for (_, parameter), is_used in zip(self._parameters, used, strict=True):
-            if not is_used:
-                parameter.grad = None
+        self._used.clear_others(self._parameters)
 
     def remove(self) -> None:
         """Let FSDP reduce as before."""
         for one in self._sums:
             one.remove()
-
-
-class Used:
-    """Which parameters the batches of a global batch have used: an optimizer leaves the others alone."""
-
-    def __init__(self) -> None:
-        self.counts = True
-        """Whether the batch counts that is worked on."""
-        self._names: set[str] = set()
-
-    def begin(self) -> None:
-        """Begin a global batch."""
-        self._names.clear()
-
-    def add(self, name: str, parameter: Tensor | None = None) -> None:
-        """Note that a batch has used a parameter, when its gradient is there."""
-        if self.counts:
-            self._names.add(name)
-
-    def by_any(self, parameters: list[tuple[str, nn.Parameter]]) -> list[bool]:
-        """Return whether a batch of any process has used each parameter. Every process must call this."""
-        device = next((value.device for _, value in parameters), torch.device("cpu"))
-        flags = torch.tensor([name in self._names for name, _ in parameters], dtype=torch.uint8).to(device)
-        if flags.numel():
-            dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return [bool(flag) for flag in flags.tolist()]
 
 
 class Sum:
@@ -130,18 +101,18 @@ class Sum:
     """
 
     def __init__(self, part: Any, names: Mapping[int, str], layout: Layout, used: Used) -> None:
-        self._layout, self._used, self._part = layout, used, part
+        self._layout, self._part = layout, part
         self._counter: Counter[Tensor] = Counter(layout.num_virtual, add)
-        self._own = list(_own_parameters(part, names))
+        self._own = list(own_parameters(part, names))
+        self._watch = Watch(self._own, used)
         self._is_on = True
-        self._watched: set[str] = set()
         self._added: set[int] = set()
         """Numbers of the batches whose gradients are in the tree."""
         self._number = self._num_forwards = self._num_calls = 0
         self._received: Tensor | None = None
         self._output: Tensor | None = None
         begins = torch.compiler.disable(self._forward_begins)  # it counts: compiled code would be compiled each time
-        self._hooks = [part.register_forward_pre_hook(begins)]  # after that of FSDP, which gathers
+        self._hook = part.register_forward_pre_hook(begins)  # after that of FSDP, which gathers
         part.set_custom_reduce_scatter(self)
         part.set_reduce_scatter_unused_params(True, recurse=False)  # else processes would send different parts
         part.set_gradient_divide_factor(1.0)
@@ -247,34 +218,16 @@ class Sum:
         self._is_on = False  # torch has no way back to its own
         self._part.set_gradient_divide_factor(float(self._layout.world_size))
         self._part.set_force_sum_reduction_for_comms(False)
-        self._part.set_reduce_scatter_unused_params(False, recurse=False)
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        self._hook.remove()
+        self._watch.remove()
 
     def _forward_begins(self, *_: Any) -> None:
         if not torch.is_grad_enabled():
             return
         self._num_forwards += 1
-        for module, leaf, name in self._own:
-            parameter = module._parameters[leaf]  # gathered: the same object in each step
-            if parameter is not None and parameter.requires_grad and name not in self._watched:  # it may have thawed
-                self._watched.add(name)
-                self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._used.add, name)))
+        self._watch.forward_begins()
 
 
 def name_of(module: Any) -> str:
     """Return the name of a class, as it was before torch has made another one of it to shard the module."""
     return next(kind.__name__ for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
-
-
-def _own_parameters(part: nn.Module, names: Mapping[int, str]) -> Iterator[tuple[nn.Module, str, str]]:
-    """Yield module, attribute and name of each parameter that is sharded with a part, once."""
-    waiting, seen = [part], set()
-    while waiting:
-        module = waiting.pop()
-        for leaf, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield module, leaf, names[id(parameter)]
-        waiting += [one for one in module.children() if not isinstance(one, FSDPModule)]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cairn.data.loader import DataLoader
 from cairn.data.virtual_ranks import use_virtual_ranks
-from cairn.lightning.bits import exchanging, refused
+from cairn.lightning.bits import refused
 from cairn.lightning.bits.collected import Collected
 from cairn.lightning.bits.evaluation import Evaluation
 from cairn.lightning.bits.kept import Kept
@@ -112,8 +112,8 @@ class VirtualRanks:
         current.end()
 
     def training_step(self) -> AbstractContextManager[None]:
-        """Context of `training_step`, which may not exchange anything with other processes."""
-        return exchanging.refused(self.trainer)
+        """Context of `training_step`; see `Window.training_step`."""
+        return self._current()[0].training_step()
 
     def backward(self, backward: Callable[[Tensor], None], loss: Tensor) -> None:
         """Run the backward pass of a batch; after the last one of a global batch, set the gradients of all of them.
@@ -139,6 +139,7 @@ class VirtualRanks:
     def start_of_step(self) -> Iterator[None]:
         """Context of hooks in the first batch of a global batch, which all processes run: they count once."""
         current, collected = self._current()
+        current.start_of_step()
         collected.step_begins(counts=current.virtual == 0)
         yield
         collected.step_ends()

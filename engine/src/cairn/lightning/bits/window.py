@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from cairn.lightning.bits import norm
+from cairn.lightning import clipping
+from cairn.lightning.bits import exchanging, norm, seen
 from cairn.lightning.bits.buffers import Buffers
 from cairn.lightning.bits.drawing import Drawing
 from cairn.lightning.bits.gradients import Gradients
 from cairn.lightning.bits.sharded import ShardedGradients
 from cairn.lightning.bits.tree import Layout
 from cairn.lightning.bits.unchanged import Unchanged
+from cairn.lightning.bits.unread import Unread
 from cairn.lightning.bits.watched_shards import WatchedShards
 from cairn.lightning.saved import placed
 
@@ -34,11 +36,12 @@ class Window:
         self._module = module = trainer.lightning_module
         self._gradients = ShardedGradients(module, layout) if layout.in_turn else Gradients(layout)
         self._buffers = Buffers(module, layout)
-        self._unchanged = Unchanged(module)
+        self._unchanged = Unchanged(module, trainer.callbacks)
+        self._unread = Unread(module) if layout.num_virtual > 1 else None
         self._is_sharded = placed.is_sharded(module)
         self._in_step = ExitStack()
-        norm.install(trainer)
-        self._let_ddp_add_up(False)
+        clipping.install(trainer.precision_plugin, norm.norm)
+        self._let_others_add_up(False)
         self.step = self.number = self.virtual = 0
         self._epoch = -1
         self.counts = True
@@ -67,7 +70,28 @@ class Window:
             self._buffers.begin()
         self._unchanged.check(number)
         self._gradients.begin_batch(number)
+        if self._unread is not None:
+            self._unread.begin_batch(number)
         self._drawing.batch(self.step, self.virtual)
+
+    @contextmanager
+    def training_step(self) -> Iterator[None]:
+        """Context of `training_step`: it exchanges nothing with other processes, and does not see how many there are.
+
+        Raises:
+            ConfigError: It does something that depends on their number.
+        """
+        shown = seen.of_batch(self._trainer, self.virtual, self.layout)
+        with exchanging.refused(self._trainer), seen.seen(self._trainer, shown), self._reading():
+            yield
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._unread is None else self._unread.reading()
+
+    def start_of_step(self) -> None:
+        """Note that the hooks before the gradients are set to zero are about to run."""
+        if self._unread is not None:
+            self._unread.put_back()
 
     def end(self) -> None:
         """End a batch."""
@@ -101,11 +125,13 @@ class Window:
     def release(self) -> None:
         """Leave the trainer and the module as they were."""
         self._in_step.close()  # an error has ended a step
-        norm.remove(self._trainer)
-        self._let_ddp_add_up(True)
+        clipping.remove(self._trainer.precision_plugin)
+        self._let_others_add_up(True)
         self._gradients.remove()
 
-    def _let_ddp_add_up(self, is_on: bool) -> None:
-        model: Any = self._trainer.strategy.model
-        if hasattr(model, "require_backward_grad_sync"):
-            model.require_backward_grad_sync = is_on  # it has an order of its own
+    def _let_others_add_up(self, is_on: bool) -> None:
+        strategy: Any = self._trainer.strategy
+        if hasattr(strategy.model, "require_backward_grad_sync"):
+            strategy.model.require_backward_grad_sync = is_on  # DDP has an order of its own
+        if self.layout.in_turn and hasattr(strategy, "unused"):
+            strategy.unused.is_on = is_on  # of FSDP2Strategy, which looks after each batch

@@ -10,7 +10,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from cairn.data import parallel
 from cairn.errors import ConfigError
-from cairn.lightning.fsdp import clipping, meshes
+from cairn.lightning import clipping
+from cairn.lightning.fsdp import meshes
 from cairn.lightning.saved import ranks
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
+from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cairn.errors import ConfigError
 from cairn.lightning.saved import pruning
@@ -21,6 +23,7 @@ def check(trainer: Trainer) -> None:
     Raises:
         ConfigError: One of them, or a parameter, does not work with sharded parameters.
     """
+    check_batchnorm(trainer)
     for callback in trainer.callbacks:
         for kind, why in _CALLBACKS.items():
             if isinstance(callback, kind):
@@ -42,3 +45,24 @@ def check(trainer: Trainer) -> None:
             raise ConfigError(
                 f"{name} has no dimension in which it could be sharded: give it the shape (1,), or use strategy='ddp'."
             )
+
+
+def check_batchnorm(trainer: Trainer) -> None:
+    """Check that statistics are not synchronized between CPUs, of which torch is not capable.
+
+    Raises:
+        ConfigError: They are.
+    """
+    strategy = trainer.strategy
+    if trainer.world_size == 1 or strategy.root_device.type != "cpu":
+        return
+    kind = nn.SyncBatchNorm if getattr(strategy, "_layer_sync", None) is None else _BatchNorm
+    found = [
+        name for name, part in trainer.lightning_module.named_modules() if isinstance(part, kind) and part.training
+    ]
+    if found:
+        raise ConfigError(
+            f"{found[0]} would synchronize its statistics between processes (SyncBatchNorm), which torch can do on GPUs"
+            f" only: on CPUs, use BatchNorm with sync_batchnorm=False, or another normalization.",
+            parameter="sync_batchnorm",
+        )

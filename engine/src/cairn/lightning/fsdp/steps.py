@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor, distributed
+from torch.optim import Optimizer
+
 from cairn.lightning.fsdp import synced
 from cairn.lightning.fsdp.grouped import GroupedProcesses
+from cairn.lightning.fsdp.same_blocks import SameBlocks
+from cairn.lightning.fsdp.unused import UnusedLayers
 from cairn.lightning.saved import placed
 
 
 class GatheringSteps(GroupedProcesses):
     """Runs each step as a call of the module, and shares buffers as DDP does."""
 
+    unused: UnusedLayers
+    same_blocks: SameBlocks
     buffers_are_due = True
     """Whether an optimizer step was taken since the buffers were shared."""
+
+    def watch_steps(self) -> None:
+        """Watch which layers and blocks steps use, from here on. Every rank must call this."""
+        # Where GPUs compute, CPUs talk: a value on a GPU would have to wait for all kernels before it.
+        group = None if self.root_device.type == "cpu" else distributed.new_group(backend="gloo")
+        self.unused = UnusedLayers(self.sharded_module, self.world_size, group)
+        self.same_blocks = SameBlocks(self.sharded_module, self.world_size, group)
 
     def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
         module = self.sharded_module
@@ -26,7 +40,7 @@ class GatheringSteps(GroupedProcesses):
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         self.check_batch(args[0] if args else None)
         self._share_buffers()
-        with self.precision_plugin.train_step_context():
+        with self.precision_plugin.train_step_context(), self.same_blocks.training_step():
             return self._step("training_step", *args, **kwargs)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -41,9 +55,15 @@ class GatheringSteps(GroupedProcesses):
         with self.precision_plugin.predict_step_context():
             return self._step("predict_step", *args, **kwargs)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+    def post_backward(self, closure_loss: Tensor) -> None:
+        super().post_backward(closure_loss)
+        self.unused.after_backward()
+
+    def optimizer_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         self.buffers_are_due = True
-        return super().optimizer_step(*args, **kwargs)
+        found = super().optimizer_step(optimizer, *args, **kwargs)
+        self.unused.step_ended(optimizer)
+        return found
 
     def _share_buffers(self) -> None:
         if self.buffers_are_due and self.world_size > 1:

@@ -17,7 +17,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError
-from cairn.lightning.fsdp import blocks, clipping, meshes, refused, shard, synced
+from cairn.lightning import clipping
+from cairn.lightning.fsdp import blocks, meshes, norm, refused, shard, synced
 from cairn.lightning.fsdp.steps import GatheringSteps
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.saved import block, placed
@@ -91,12 +92,13 @@ class FSDP2Strategy(GatheringSteps):
             meshes.share_replicas(module, self.device_mesh)
         meshes.check_uses(module, self.device_mesh)
         meshes.check(module, self.device_mesh)
+        self.watch_steps()
         if fits:
             meshes.share_generators(self.device_mesh)
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
-        if clipping.is_needed(module):
-            clipping.install(self.precision_plugin)
+        if norm.is_needed(module):
+            clipping.install(self.precision_plugin, norm.norm)
         self.buffers_are_due = True
 
     def _shard(self, module: LightningModule) -> None:

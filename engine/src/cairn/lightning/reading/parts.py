@@ -6,6 +6,7 @@ Objects are read as they are stored. No property, `__repr__` or iterator of the 
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections.abc import Iterator
 from types import FunctionType, MethodType, ModuleType
@@ -68,7 +69,7 @@ def own(item: Any, packages: frozenset[str] = frozenset()) -> Iterator[tuple[str
         if name in theirs:
             is_mine = is_module and is_setting(name, value)
         else:
-            is_mine = not name.startswith(_PREFIXES)
+            is_mine = not name.startswith(_PREFIXES) and not _is_method(item, name, value)
         mine |= {name} if is_mine else set()
         if name == "_hparams" and issubclass(kind, LightningModule | LightningDataModule):
             yield HPARAMS, value  # no resume reads them from the checkpoint
@@ -81,6 +82,13 @@ def own(item: Any, packages: frozenset[str] = frozenset()) -> Iterator[tuple[str
             if name not in mine:
                 yield name, value
         yield from _of_methods(kind, packages)
+
+
+def _is_method(item: Any, name: str, value: Any) -> bool:
+    """Whether an attribute is a method of its object, which its class has, too: Lightning leaves `forward` with DDP."""
+    if type(value) is not MethodType or value.__self__ is not item:
+        return False
+    return value.__func__ is inspect.getattr_static(type(item), name, None)
 
 
 def is_setting(name: str, value: Any) -> bool:
