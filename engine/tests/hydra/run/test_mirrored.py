@@ -77,6 +77,12 @@ def test_the_address_of_a_run_follows_from_its_directory(mirror, run, expected):
     assert (str(found) if found else None) == expected
 
 
+def test_a_mirror_of_a_run_without_checkpoints_is_a_sentence(place, monkeypatch, caplog):
+    begun(place, monkeypatch, ckpt_path=None)
+    said = f"checkpoint.mirror: this run saves no checkpoints, so that none is uploaded to {place[1].address}."
+    assert caplog.messages.count(said) == 1
+
+
 def test_the_address_stays_when_the_run_directory_is_moved(tmp_path):
     config = OmegaConf.create({"checkpoint": {"mirror": "s3://b/x"}, "paths": {"log_dir": str(tmp_path / "logs")}})
     run = tmp_path / "logs" / "t" / "runs" / "a"

@@ -126,8 +126,12 @@ class Mirrors:
         Raises:
             ConfigError: It belongs to another run, or cannot be written.
         """
-        if self._own is not None and mirror_settings.writes(config):
+        if self._own is None:
+            return
+        if mirror_settings.writes(config):
             self._claim(self._own, run)
+        elif config.get("train") and not config.checkpoint.get("triggers"):
+            log.warning("%s: this run saves no checkpoints, so that none is uploaded to %s.", _KEY, self._own)
 
     def bring(self, local: Saved | None) -> Saved | None:
         """Bring the newest intact checkpoint into the run directory, if it is newer than the local one.
