@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cairn import opening, records
 from cairn.errors import ConfigError, ResumeError, first_line
@@ -32,11 +32,11 @@ class RunRecord:
     overrides: tuple[str, ...] = ()
     """Overrides of the command that made the run, and of later commands that changed it."""
     status: str = "running"
-    """running (or killed), finished, stopped, failed, hung (ended by the watchdog)."""
+    """running (or killed), finished, paused, stopped, failed, hung (ended by the watchdog)."""
     why: str = ""
-    """What stopped it, or the error that ended it."""
+    """What stopped it, where it paused, or the error that ended it."""
     result: float | None = None
-    """Final value of `optimized_metric`."""
+    """Value of `optimized_metric` at its end, or where it paused."""
     created: str = ""
     """UTC, ISO 8601."""
 
@@ -53,6 +53,7 @@ class RunDirectory:
         self.started = False
         """Whether this process called `start`."""
         self._known: KnownDirectory | None = None
+        self._lock: IO[str] | None = None
         self.before: FilesBefore | None = None
         """What the start of this process has changed; None: nothing."""
 
@@ -140,8 +141,10 @@ class RunDirectory:
         self._lock = lock.take(self.path, patience_s)
 
     def unlock(self) -> None:
-        """Allow other processes to train here."""
-        self._lock.close()
+        """Allow other processes to train here; without `lock`, do nothing."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def start(self, task_name: str, overrides: tuple[str, ...], config: str, run: str = "") -> RunRecord:
         """Record that the run starts, or resumes, now.
@@ -175,9 +178,9 @@ class RunDirectory:
         """Record how the run ended. Does nothing in a process that did not start it.
 
         Args:
-            status: Finished, stopped, failed or hung.
-            why: What stopped it, or the error that ended it.
-            result: Final value of `optimized_metric`.
+            status: Finished, paused, stopped, failed or hung.
+            why: What stopped it, where it paused, or the error that ended it.
+            result: Value of `optimized_metric` at this end.
         """
         if not self.started:
             return
