@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from cairn.cli.arguments import CheckpointDirectory, add_run, find_checkpoints, find_run
-from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.errors import ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.remote import address, origin, pruned
 from cairn.remote.address import is_address
 from cairn.runs import terminal
+from cairn.runs.claimed import claimed
 from cairn.runs.directory import RunDirectory
 from cairn.store import audit, disk, earlier
 from cairn.store.catalog import Catalog, Rejected

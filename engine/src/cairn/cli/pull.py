@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cairn.cli.arguments import LOGS, load_dotenv, ranking
-from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.policy.keep import Latest
 from cairn.remote.fetch import Target
 from cairn.remote.pull import Pulled, pull
 from cairn.runs import mirrored_run, summary, terminal
+from cairn.runs.claimed import claimed
 from cairn.units import format_bytes
 
 HELP = "copy a run from an object store: its newest and its best checkpoint, configuration, metrics"

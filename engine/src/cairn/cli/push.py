@@ -6,11 +6,11 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from cairn.cli.arguments import add_run, find_run, load_dotenv
-from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.errors import ResumeError
 from cairn.remote import address
 from cairn.runs import terminal
+from cairn.runs.claimed import claimed
 from cairn.units import format_bytes
 
 if TYPE_CHECKING:

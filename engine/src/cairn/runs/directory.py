@@ -81,8 +81,7 @@ class RunDirectory:
         """Return the resolved configuration of the run as plain values.
 
         Args:
-            *keys: Read only these keys of the whole, such as `trainer`; that is fast, and the values must not be
-                changed. Without any, all are read.
+            *keys: Read only these, such as `trainer`: that is fast. Do not change the values. Without any: all.
 
         Raises:
             ResumeError: It cannot be read.
@@ -131,8 +130,7 @@ class RunDirectory:
         """Keep other processes from training here until `unlock`, or until this process ends.
 
         Args:
-            patience_s: Seconds to wait for a process that holds the lock. The processes of a job that was requeued
-                may take a while to exit.
+            patience_s: Seconds to wait for a process that holds the lock: those of a requeued job may take a while.
 
         Raises:
             ResumeError: Another process holds the lock.
@@ -144,7 +142,6 @@ class RunDirectory:
         """Allow other processes to train here; without `lock`, do nothing."""
         if self._lock is not None:
             self._lock.close()
-            self._lock = None
 
     def start(self, task_name: str, overrides: tuple[str, ...], config: str, run: str = "") -> RunRecord:
         """Record that the run starts, or resumes, now.
