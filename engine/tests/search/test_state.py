@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.support.searches import search
 
-from cairn.errors import ResumeError
+from cairn.errors import ResumeError, SaveError
 from cairn.search import state
 from cairn.search.state import Trial
 
@@ -57,3 +57,8 @@ def test_the_newest_unfinished_search_of_a_command_is_found(tmp_path):
     (tmp_path / "broken" / "sweep.json").write_text("{")
     assert state.unfinished(tmp_path, ["a=1", "b=2"]) == tmp_path / "new"
     assert state.unfinished(tmp_path, ["a=2"]) is None
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(SaveError, match=r"sweep.json could not be written: .*repeat the command"):
+        state.write(tmp_path / "missing", some())

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cairn import opening, records
-from cairn.errors import ResumeError
+from cairn.errors import ResumeError, SaveError
 from cairn.records import RecordError
 from cairn.store import disk
 from cairn.types import Mode
@@ -141,13 +141,19 @@ def write(directory: Path, search: Search) -> None:
     """Write the search to its directory, in one step.
 
     Raises:
-        OSError: It could not be written.
+        SaveError: It could not be written.
     """
     plain = asdict(search)
     order = ("format", "sweeper", "state", "command", "metric", "mode", "sampler", "seed", "eta", "schedule", "rungs")
     plain = {**{key: plain[key] for key in order}, **plain}
     plain["trials"] = [_without_nothing(trial) for trial in plain["trials"]]
-    disk.put(directory / NAME, (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
+    try:
+        disk.put(directory / NAME, (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode())
+    except OSError as error:
+        why = error.strerror or error
+        raise SaveError(
+            f"{directory / NAME} could not be written: {why}. Mend that, and repeat the command."
+        ) from error
 
 
 def _without_nothing(trial: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, open_dict
 
 from cairn.errors import ConfigError, first_line
 from cairn.hydra.command.arguments import literal, quoted
+from cairn.hydra.command.overrides import key
 from cairn.hydra.search import look, losers
 from cairn.search.driver import Result
 from cairn.search.rungs import END
@@ -121,8 +122,11 @@ class Jobs:
             )
 
     def _directory(self, number: int, overrides: Sequence[str]) -> str:
-        """Return the directory of a job below that of the sweep, as Hydra names it."""
-        cfg = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+        """Return the directory of a job below that of the sweep, as Hydra names it, by what distinguishes it."""
+        shared = [key(item).partition("@")[0] for item in self._shared]
+        names = [*self._config.hydra.job.config.override_dirname.exclude_keys, *shared]
+        excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, names))}]"
+        cfg = self._context.config_loader.load_sweep_config(self._config, [*overrides, excluded])
         with open_dict(cfg):
             cfg.hydra.job.num = cfg.hydra.job.id = number
         before = HydraConfig.instance().cfg

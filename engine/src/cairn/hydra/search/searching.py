@@ -91,7 +91,11 @@ class Searching:
             jobs = Jobs(self._launcher, self._context, config, space, self._shared, given.losers)
             num_parallel = settings.num_parallel(given, launcher, search.num_trials)
             together = 1 if settings.is_sequential(launcher) else None
-            search = Driver(search, lambda now: sampler.ask(space, now), jobs, save, num_parallel, together).run()
+            try:
+                search = Driver(search, lambda now: sampler.ask(space, now), jobs, save, num_parallel, together).run()
+            except (KeyboardInterrupt, SystemExit):
+                log.info("The search is interrupted: the same command goes on with it.")
+                raise
             results.write(directory, search)
         else:
             log.info("This search is finished: %s", summary.relative(directory))
