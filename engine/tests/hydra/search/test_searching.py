@@ -234,7 +234,7 @@ def test_a_job_that_ends_where_it_was_is_launched_again(search, jobs):
 
     def late(job_overrides, initial_job_idx):
         calls.append(len(job_overrides))
-        if len(calls) == 5:  # the first launch of the second rung
+        if len(calls) in (5, 6):  # the first launches of the second rung
             return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
         return real(job_overrides, initial_job_idx)
 

@@ -76,13 +76,13 @@ class Jobs:
         found: dict[int, Result] = {}
         errors: dict[int, str] = {}
         left = list(trials)
-        for attempt in range(_TRIES):
+        for attempt in range(_TRIES + 1):
             results = {trial.number: look.reached(self._path(trial), stop) for trial in left}
             found |= {number: result for number, result in results.items() if result is not None}
             left = [trial for trial in left if trial.number not in found]
             if attempt:
                 left = [trial for trial in left if not errors[trial.number] and self._has_paused(trial)]
-            if not left:
+            if not left or attempt == _TRIES:
                 break
             log.info("Trials %s: until %s", ", ".join(str(trial.number) for trial in left), stop)
             errors |= self._launch(left, stop)
