@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,8 @@ def test_a_pause_by_hand(tmp_path: Path) -> None:
     assert record.result is not None
     assert not any("pause_at" in item for item in record.overrides)
     assert "paused at 1.5ep" in " ".join(output.split())
+    killed = {**json.loads((run / "run.json").read_text()), "status": "running", "why": "", "result": None}
+    (run / "run.json").write_text(json.dumps(killed))  # as a kill right after the save leaves it
     again = train(run, *COMMAND, "pause_at=1.5ep")
     assert RunDirectory(run).record() == record, "it is there already"
     assert "paused at 1.5ep" in " ".join(again.split())
