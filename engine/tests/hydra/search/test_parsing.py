@@ -1,5 +1,7 @@
 """What a search varies, from Hydra's own syntax."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from cairn.errors import ConfigError
@@ -23,6 +25,7 @@ def one(text):
         ("a={b:1},{b:2}", Choice(({"b": 1}, {"b": 2}), ("{b:1}", "{b:2}"))),
         ("a=1,1,2", Choice((1, 2), ("1", "2"))),
         ("a=shuffle(range(1,4))", Int(1, 3)),
+        ("a=shuffle(choice(1,2,3,4,5))", Choice((1, 2, 3, 4, 5), ("1", "2", "3", "4", "5"))),
         ("a=range(1,8,3)", Int(1, 7, step=3)),
         ("a=range(7,0,-3)", Int(1, 7, step=3)),
         ("a=tag(log, range(1,65))", Int(1, 64, log=True)),
@@ -67,3 +70,9 @@ def test_the_last_override_of_a_key_counts_and_the_rest_is_shared():
 def test_keys_keep_what_adds_them():
     space, _ = parse({}, ["+a.b=1,2"])
     assert space.overrides({"+a.b": 2}) == ["+a.b=2"]
+
+
+def test_the_options_of_a_group():
+    loader = SimpleNamespace(get_group_options=lambda group, results_filter: ["cnn", "gpt", "mlp"])
+    space, _ = parse({}, ["model=glob(*, exclude=g*)"], loader)
+    assert space.parameters["model"] == Choice(("cnn", "mlp"), ("cnn", "mlp"))

@@ -1,7 +1,6 @@
 """Which directory a search has: a new one, or that of the same command, which was killed."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -64,5 +63,7 @@ def test_another_search_in_the_directory_is_refused(tmp_path):
     assert place.known(tmp_path, new) == new
     state.write(tmp_path, replace(new, state="finished"))
     assert place.known(tmp_path, new).state == "finished"
-    with pytest.raises(ConfigError, match=r"holds a search with rungs=\['1ep', '3ep', 'end'\], and this command has"):
-        place.known(Path(tmp_path), search(rungs=("2ep", "end")))
+    with pytest.raises(ConfigError, match=r"holds a search with rungs=\['1ep', '3ep', 'end'\], and with today"):
+        place.known(tmp_path, search(rungs=("2ep", "end")))
+    with pytest.raises(ConfigError, match=r"whose command differs in lr=\.\.\. seed=1: repeat its command"):
+        place.known(tmp_path, search(command=("seed=1",)))

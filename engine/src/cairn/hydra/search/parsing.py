@@ -15,7 +15,14 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString, RangeSweep
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    QuotedString,
+    RangeSweep,
+    Transformer,
+)
 
 from cairn.errors import ConfigError
 from cairn.search.space import Choice, Float, Int, Parameter, Space
@@ -97,9 +104,9 @@ def _check(item: Override, low: float, high: float, log: bool) -> None:
 
 
 def _choice(item: Override) -> Parameter:
-    texts = list(item.sweep_string_iterator())
-    values = [_plain(value) for value in item.sweep_iterator()]
-    by_text = dict(zip(texts, values, strict=True))
+    # Not shuffled: a repeated command has to find the same choices.
+    choices = value.list if isinstance(value := item.value(), ChoiceSweep) else list(item.sweep_iterator())
+    by_text = {Transformer.str(choice): _plain(choice) for choice in choices}
     if not by_text:
         raise _error(item, "there is nothing to choose from")
     return Choice(tuple(by_text.values()), tuple(by_text))

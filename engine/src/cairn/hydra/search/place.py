@@ -20,7 +20,10 @@ from cairn.search.state import Search
 log = logging.getLogger(__name__)
 
 _DIRECTORY = "hydra.sweep.dir"
-_NOT_COMPARED = ("hydra.mode", "hydra.launcher", "hydra/launcher", _DIRECTORY, "hydra.verbose", "hydra.job_logging")
+_NOT_COMPARED = (
+    *("hydra.mode", "hydra.launcher", "hydra/launcher", _DIRECTORY, "hydra.verbose", "hydra.job_logging"),
+    *("hydra.sweeper.parallel", "hydra.sweeper.losers"),
+)
 """Keys of a command that do not make it another search: it may go on with another launcher."""
 
 
@@ -82,12 +85,17 @@ def known(directory: Path, new: Search) -> Search:
     old = state.read(directory)
     if old is None:
         return new
+    if different := sorted({*old.command} ^ {*new.command}):
+        raise ConfigError(
+            f"{directory} holds a search whose command differs in {' '.join(different)}: repeat its command, or start "
+            f"another search with {_DIRECTORY}=DIR."
+        )
     for name in ("metric", "mode", "sampler", "seed", "eta", "schedule", "rungs", "num_trials", "parameters"):
         then, now = (_plain(getattr(item, name)) for item in (old, new))
         if then != now:
             raise ConfigError(
-                f"{directory} holds a search with {name}={then!r}, and this command has {now!r}: repeat its command, "
-                f"or start another search with {_DIRECTORY}=DIR."
+                f"{directory} holds a search with {name}={then!r}, and with today's configuration it is {now!r}: undo "
+                f"that change, or start another search with {_DIRECTORY}=DIR."
             )
     return old
 

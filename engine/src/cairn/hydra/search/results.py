@@ -21,6 +21,7 @@ from cairn.store import disk
 
 NAME = "optimization_results.yaml"
 _MOST_ROWS = 20
+_MOST_ERRORS = 5
 
 
 def ranked(search: Search) -> list[Trial]:
@@ -120,8 +121,8 @@ def _facts(directory: Path, search: Search, order: Sequence[Trial]) -> list[tupl
     if full:
         saved = f"{1 - trained / full:.0%} saved"
         facts.append(("trained", f"{trained} batches; all trials to their end: {full} ({saved})"))
-    for trial in search.trials:
-        if trial.error:
-            log_file = summary.relative(directory / trial.directory / "train.log")
-            facts.append((f"trial {trial.number}", f"failed: {trial.error.rstrip('.')}. See {log_file}"))
+    failed = [trial for trial in search.trials if trial.error]
+    for trial in failed[:_MOST_ERRORS]:
+        log_file = summary.relative(directory / trial.directory / "train.log")
+        facts.append((f"trial {trial.number}", f"failed: {trial.error.rstrip('.')}. See {log_file}"))
     return facts
