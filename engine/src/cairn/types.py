@@ -19,6 +19,9 @@ Mode = Literal["min", "max"]
 AuditMode = Literal["warn", "error", "off"]
 """What to do about plain attributes that training changes and no checkpoint holds."""
 
+PAUSE = "pause"
+"""The `stop` of a moment at which the run pauses, because it has come to its `pause_at`."""
+
 ElasticLevel = Literal["samples", "bits"]
 """What stays the same on another number of processes."""
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.support import wandb_log
+from tests.support import search_runs, wandb_log
 from tests.support.callbacks import recorded
 from tests.support.command import newest, start, wait_for
 from tests.support.equality import Outcome, differences, outcome
@@ -335,6 +335,23 @@ def jobs_import_the_clone_that_they_were_submitted_from(cluster: Slurm, tmp_path
     assert "Run directory of the clone" in (run_of(folder, 10) / "train.log").read_text()
 
 
+def a_search_whose_job_is_requeued(cluster: Slurm, tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    process = search_runs.search(f"hydra.sweep.dir={folder}", *SLURM, halts=True, **cluster.environment)
+    assert wait_for(lambda: len(search_runs.halted(folder)) == 2, process)
+    one, other = search_runs.halted(folder)
+    cluster.signal(Ledger(folder).newest()[one.name].job, "USR2")
+    cluster.wait((one / "got-SIGUSR2").exists)
+    process.kill()  # the command, and not its jobs
+    search_runs.go(one)
+    search_runs.go(other)
+    output = search_runs.search(f"hydra.sweep.dir={folder}", *SLURM, halts=True, **cluster.environment).end()
+    assert output.count("submitted as job") <= 1, "the last rung; the jobs of the second one are waited for"
+    found, winner = search_runs.finished(folder)
+    search_runs.assert_nothing_is_trained_twice(folder, found)
+    search_runs.assert_as_undisturbed(folder / winner.directory, winner, tmp_path / "whole")
+
+
 def _kill(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -351,6 +368,7 @@ SCENARIOS = {
         a_sweep_whose_last_job_is_interrupted,
         submitted_and_left_then_extended_and_killed,
         an_operator_requeues,
+        a_search_whose_job_is_requeued,
         a_job_that_fails_is_seen_and_not_started_again,
         jobs_import_the_clone_that_they_were_submitted_from,
     )

@@ -47,10 +47,11 @@ ARROWS = {
     "wandb": f"uploads store {LEAVES} {DOORS}",
     "remote": f"uploads extras store policy {LEAVES} {DOORS}",
     "runs": f"remote store account jobs {LEAVES} {DOORS}",
+    "search": f"extras store policy {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
     "cli": f"streams extras study runs wandb remote uploads writing store policy account jobs {LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": "streams extras testing lightning wandb remote jobs runs data store account policy writing targets "
+    "hydra": "streams extras testing lightning wandb remote jobs search runs data store account policy writing targets "
     f"whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
@@ -70,6 +71,7 @@ ROOMS_INSIDE = {
     "hydra": {
         "configs": "",
         "sweep": "",
+        "search": "command sweep",
         "command": "sweep",
         "compose": "command",
         "parse": "command instantiate sweep",
@@ -102,13 +104,14 @@ EXTERNAL = {
     "wandb": "lightning torch wandb yaml",
     "remote": "boto3 botocore obstore",
     "runs": "rich yaml",
+    "search": "optuna",
     "study": "matplotlib rich yaml",
     "cli": "dotenv rich yaml",
     "testing": "lightning numpy rich torch",
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
 }
 """The packages of others that each room may import."""
-EXTRAS = {"dotenv", "hydra", "hydra_plugins", "matplotlib", "obstore", "omegaconf", "submitit", "wandb"}
+EXTRAS = {"dotenv", "hydra", "hydra_plugins", "matplotlib", "obstore", "omegaconf", "optuna", "submitit", "wandb"}
 """Packages that only an extra installs."""
 USED_IF_THERE = {"boto3", "botocore"}
 """Packages that are used where the user has installed them."""
@@ -120,7 +123,7 @@ _LOOPS = "boundary connector counters dealing epoch_loop evaluation_loop finders
 _OTHERS = ("restart", "saved/sums", "bits/logged")
 BOUNDARY = {f"lightning/{name}.py" for name in (*(f"loops/{name}" for name in _LOOPS.split()), *_OTHERS)}
 """Where Lightning's private names may be used."""
-PURE = {"policy/when.py", "policy/keep.py", "policy/auto.py", "account/meter.py"}
+PURE = {"policy/when.py", "policy/keep.py", "policy/auto.py", "policy/pause.py", "account/meter.py"}
 """Decisions that import nothing but the standard library and the values they are about."""
 
 

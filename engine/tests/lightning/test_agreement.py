@@ -13,6 +13,7 @@ from torch import distributed
 
 from cairn.lightning import agreement as agreement_module
 from cairn.lightning.agreement import TIME_LIMIT, Alone, Ranks, first_error, together
+from cairn.types import PAUSE
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks ranks")
 
@@ -36,13 +37,14 @@ def on_ranks(folder, talk, num_ranks=2):
     return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(num_ranks)]
 
 
-STOPS = [*(item.name for item in signal.Signals), TIME_LIMIT]
+STOPS = [*(item.name for item in signal.Signals), TIME_LIMIT, PAUSE]
 MEETINGS = [
     ([(None, False), (None, False), (None, False)], (None, False)),
     ([(None, False), ("SIGTERM", False), (None, False)], ("SIGTERM", False)),
     ([("SIGUSR1", False), (None, False), (None, False)], ("SIGUSR1", False)),
     ([(None, True), (None, False), (None, False)], (None, True)),
     ([(None, True), ("SIGINT", False), (None, False)], ("SIGINT", True)),
+    ([(PAUSE, False), ("SIGTERM", False), (PAUSE, False)], ("SIGTERM", False)),  # it is requeued, and pauses then
     *(([(None, False), (None, False), (stop, False)], (stop, False)) for stop in STOPS),
 ]
 """What each of three ranks says, and what all of them decide."""

@@ -7,6 +7,8 @@ from tests.support.values import at, moment
 from cairn import AtEnd, BestValidation, Every, OnStop
 from cairn.lightning.agreement import TIME_LIMIT, Alone
 from cairn.lightning.decision import Decision
+from cairn.policy.pause import AtPause, parse
+from cairn.types import PAUSE
 
 TRIGGERS = {"interval": Every(5), "best": BestValidation(), "end": AtEnd(), "stop": OnStop()}
 
@@ -31,6 +33,16 @@ def test_a_signal_adds_no_reason_where_there_are_others(stop, batch, facts, undi
     assert take().reasons == undisturbed
     assert take(stop=stop).reasons == (undisturbed or ("stop",))
     assert take(stop=stop).moment.stop == stop
+
+
+def test_a_pause_is_a_reason_only_where_there_is_no_other():
+    decision = Decision({**TRIGGERS, "pause": AtPause(parse("1ep"))}, may_skip=True)
+    for batch, expected in ((5, ("interval",)), (6, ("pause",))):
+        here = moment(at(batch), at(batch - 1), stop=PAUSE)
+        waits = []
+        found = decision.take(here, (), "", lambda wait, waits=waits: waits.append(wait) or True, Alone())
+        assert (found.reasons, found.moment.stop, waits) == (expected, PAUSE, [True]), "it is never skipped"
+        assert decision.is_lasting(found.reasons) == (batch == 5)
 
 
 def test_a_time_limit_of_the_run_itself_is_a_reason():

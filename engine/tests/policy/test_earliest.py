@@ -8,6 +8,7 @@ from tests.support.values import at, moment
 
 from cairn.policy import when
 from cairn.policy.earliest import earliest
+from cairn.policy.pause import AtPause, parse
 from cairn.types import SaveCost
 
 COST = SaveCost(batch_s=0.1, stall_s=0.05, slowdown_s=0.0, write_s=0.2, num_saves=3)
@@ -41,6 +42,7 @@ TRIGGERS = {
     "end": when.AtEnd,
     "stop": when.OnStop,
 }
+PAUSES = ["1ep", "2.3ep", "0.9ep", "17st", "23ba", "5s"]
 
 
 @pytest.mark.parametrize("kind", TRIGGERS)
@@ -62,6 +64,24 @@ def test_no_trigger_is_due_before_the_earliest_boundary(kind, seed):
                 continue
         trigger.due(here, [])
         quiet, known = earliest([trigger], here), position
+    assert num_quiet > 0
+
+
+@pytest.mark.parametrize("point", PAUSES)
+@pytest.mark.parametrize("seed", range(5))
+def test_no_pause_is_reached_before_the_earliest_boundary_inside_of_an_epoch(point, seed):
+    pause, limit, known, num_quiet = parse(point), None, None, 0
+    for here in boundaries(seed):
+        position = here.position
+        reached = pause.is_reached(position, position.epoch, here.elapsed_s, here.batches_per_epoch)
+        if limit and position.epoch == known.epoch:
+            before = position.total_batches < limit.total_batches and position.step < limit.step
+            if before and here.elapsed_s < limit.elapsed_s:
+                num_quiet += 1
+                assert not reached
+        if reached:
+            break
+        limit, known = earliest([AtPause(pause)], here), position
     assert num_quiet > 0
 
 

@@ -316,6 +316,7 @@ class Cell:
     audit: str = "warn"
     num_boundaries: int = EPOCHS * BATCHES_PER_EPOCH
     """Number of boundaries of the run; -1: not known in advance."""
+    pause_at: str | None = None
 
 
 class CopyingCheckpointer(Checkpointer):
@@ -381,6 +382,7 @@ def checkpointer(run: Path, cell: Cell, run_id: str) -> CopyingCheckpointer:
         triggers={"stop": None},
         writing=Writing(**{"when_busy": "wait", **cell.saving}),
         audit=cell.audit,
+        pause_at=cell.pause_at,
         metadata={"run": run_id},
     )
 

@@ -21,6 +21,11 @@ class Clock:
         self._batch_began = 0.0
 
     @property
+    def before_s(self) -> float:
+        """Training time of the earlier attempts, in seconds; of all of them while stopped."""
+        return self._before_s
+
+    @property
     def elapsed_s(self) -> float:
         """Training time of the run until now, in seconds."""
         return self._before_s + (0.0 if self._started is None else time.monotonic() - self._started)

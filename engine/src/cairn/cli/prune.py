@@ -11,13 +11,13 @@ from typing import Any
 
 from cairn.account import progress
 from cairn.cli.arguments import CheckpointDirectory, add_run, find_checkpoints, find_run
-from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.errors import ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.remote import address, origin, owner, pruned
 from cairn.remote.address import Address, is_address
 from cairn.runs import status, terminal
+from cairn.runs.claimed import claimed
 from cairn.runs.directory import RunDirectory
 from cairn.store import audit, disk, earlier
 from cairn.store.catalog import Catalog, Rejected, refuse_newer

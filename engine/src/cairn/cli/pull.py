@@ -7,13 +7,13 @@ from pathlib import Path
 
 from cairn.cli import copied
 from cairn.cli.arguments import LOGS, load_dotenv, ranking
-from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.policy.keep import Latest
 from cairn.remote.copied import Copied
 from cairn.remote.fetch import Target
 from cairn.remote.pull import pull
 from cairn.runs import mirrored_run, summary, terminal
+from cairn.runs.claimed import claimed
 
 HELP = "copy a run from an object store: its newest and its best checkpoint, configuration, metrics"
 

@@ -29,6 +29,7 @@ from cairn.hydra.command.overrides import key as key
 from cairn.hydra.command.overrides import merge as merge
 from cairn.hydra.compose import stored
 from cairn.hydra.compose.source import Source
+from cairn.hydra.search import plugins as search_plugins
 from cairn.hydra.sweep import job_name, plugins
 from cairn.jobs.run_name import run_name
 from cairn.remote.address import is_address
@@ -63,6 +64,7 @@ def prepare(argv: list[str], root: Path, config_path: str = "configs", config_na
     load_dotenv(root / ".env")
     job_name.register()
     plugins.register()
+    search_plugins.register()
     os.environ.setdefault(ROOT, str(root))
     given = Arguments.split(argv)
     configs = root / config_path
@@ -219,7 +221,7 @@ def _known(source: Source) -> set[str]:
         keys = set(yaml.safe_load((source.configs / f"{source.name.removesuffix('.yaml')}.yaml").read_text()))
     except (OSError, ValueError, TypeError, yaml.YAMLError):  # Hydra reports this error
         keys = set()
-    return keys | {path.name for path in source.configs.glob("*/")} | {"hydra", "paths"}
+    return keys | {path.name for path in source.configs.glob("*/")} | {"hydra", "paths", "pause_at"}
 
 
 class CheckRunDirectory(Callback):

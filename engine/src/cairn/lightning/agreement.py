@@ -21,10 +21,13 @@ from lightning.pytorch.strategies import Strategy
 from torch import distributed
 
 from cairn.errors import ConfigError
+from cairn.types import PAUSE
 
 TIME_LIMIT = "max_time"
 JOB_TIME_LIMIT = "job_time_limit"
-_STOPS = [None, *(item.name for item in signal.Signals), TIME_LIMIT, JOB_TIME_LIMIT]
+PLANNED = (TIME_LIMIT, PAUSE)
+"""Stops that were asked for when the run was started: `fit` returns as at its end."""
+_STOPS = [None, PAUSE, *(item.name for item in signal.Signals), TIME_LIMIT, JOB_TIME_LIMIT]
 
 _OTHERS = timedelta(seconds=30)
 """How long a rank that has failed waits for the others to learn of it. They may wait for it in a collective call of the

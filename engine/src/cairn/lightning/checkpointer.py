@@ -46,23 +46,22 @@ class Checkpointer(EngineHooks):
         mode: `min`: lower is better; or `max`.
         keep_last: How many of the newest are kept; -1: all.
         keep_best: How many of the best are saved and kept; -1: all; 0: none is saved or kept for its score.
-        triggers: Further reasons to save, by name; `interval`, `best`, `end` and `stop` replace the defaults, and None
-            removes one.
+        triggers: Further reasons to save, by name; `interval`, `best`, `end`, `stop` replace those, None removes one.
         rules: Further reasons to keep a checkpoint, by name, likewise; the defaults are `last` and `best`.
         writing: How checkpoints are written.
         max_time: Training time after which the run is saved and `fit` returns, over all attempts ("2h", seconds, or a
             timedelta).
+        pause_at: Point of the full schedule where the run is saved and `fit` returns: "3ep", "200st", "500ba", "10min".
+            With a later point or None, the run continues from there as if it had never paused.
         stop: Asked at every boundary why the run must stop there; gets the seconds until a save would be committed,
             returns the name of a signal or None. By default the signals named above.
-        audit: What to do about plain attributes of the module, the callbacks and the data that training changes and no
-            checkpoint holds: `warn`, `error` or `off`.
+        audit: What to do about plain attributes that training changes and no checkpoint holds: `warn`, `error`, `off`.
         elastic: What another number of processes keeps, with a `global_batch_size`: `samples`, or all results: `bits`.
         watchdog: What to do about a step or a save that never ends: after this long without a sign of life ("30min"),
             the process writes all stack traces and exits with code 75. "auto": ten times the longest silence so far, at
             least ten minutes; "off" or None: wait for ever.
         listeners: Informed of each checkpoint that is committed or deleted, such as `cairn.wandb.Artifacts()`.
-        metadata: Plain values that each manifest says of its run; `config` goes into the checkpoint file instead, `run`
-            is the id of the run.
+        metadata: Plain values that each manifest says of its run; `config` goes into the file, `run` is the run's id.
 
     Raises:
         ConfigError: An argument is not what it must be.
@@ -81,6 +80,7 @@ class Checkpointer(EngineHooks):
         rules: Mapping[str, keep.Rule | None] | None = None,
         writing: Writing = Writing(),
         max_time: float | str | timedelta | None = None,
+        pause_at: str | int | None = None,
         stop: Callable[[float], str | None] | None = None,
         audit: AuditMode = "warn",
         elastic: ElasticLevel = "samples",
@@ -90,7 +90,7 @@ class Checkpointer(EngineHooks):
     ) -> None:
         arguments.check(directory, monitor, writing, stop, listeners, metadata)
         counts = keep_last, keep_best, triggers, rules
-        made = policy(directory, every, monitor, mode, *counts, max_time, writing, audit, watchdog, elastic)
+        made = policy(directory, every, monitor, mode, *counts, max_time, writing, audit, watchdog, elastic, pause_at)
         super().__init__(made, listeners, dict(metadata or {}), stop)
 
     # For users

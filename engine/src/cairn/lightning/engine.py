@@ -66,7 +66,7 @@ class Engine:
         self.policy, self.trainer, self.watchers = policy, trainer, watchers
         self.history = History(policy.directory, policy.rules.values(), policy.mode if policy.monitor else None)
         self.telemetry = Telemetry()
-        self.moments = Moments(trainer, self.telemetry, policy.mode, policy.max_time_s, stop)
+        self.moments = Moments(trainer, self.telemetry, policy, stop)
         self.saves = Saves(policy.writing, self.history, self.telemetry, listeners)
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from cairn.data import shuffles, workers
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import alone, capture, unused_hooks, versions
+from cairn.lightning import alone, capture, pausing, unused_hooks, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.bits.virtual_ranks import VirtualRanks
 from cairn.lightning.capture import Origin
@@ -64,7 +64,7 @@ class EngineHooks(Checkpoint):
         self.closes_listeners = True
         """At the end of a fit; False: the caller does so, after a test for example."""
         self.stopped_by = ""
-        """Why the last fit stopped early, if it returned all the same: `max_time`."""
+        """Why the last fit stopped early, if it returned all the same: `max_time` or `pause`."""
         self.at_hang: AtHang | None = None
         """What the caller does when a run hangs; None: the job is requeued as after a signal."""
         self.watch = Watch()
@@ -241,8 +241,9 @@ class EngineHooks(Checkpoint):
         return self.engine.restart
 
     def restore(self) -> None:
-        """See `Engine.restore`."""
+        """See `Engine.restore`; a fit that has come to its pause before stops here."""
         self.engine.restore()
+        pausing.stop_if_reached(self.engine)
 
     def built(self) -> None:
         """See `Exchanged.see`."""

@@ -12,9 +12,10 @@ from cairn.account.telemetry import Telemetry
 from cairn.data import parallel
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops import boundary
+from cairn.lightning.policy import Policy
 from cairn.policy.auto import Choice
 from cairn.store import names
-from cairn.types import Draft, Mode, Moment, Position
+from cairn.types import PAUSE, Draft, Moment, Position
 
 
 class Moments:
@@ -23,8 +24,7 @@ class Moments:
     Args:
         trainer: The trainer.
         telemetry: Training time, and what saving costs.
-        mode: Whether a lower or a higher score is better.
-        max_time_s: Training time after which the run stops; None: no limit.
+        policy: Its limits: the training time after which the run stops, and where it pauses.
         stop: Asked why the run must stop now; gets the seconds until a save is committed.
     """
 
@@ -32,12 +32,11 @@ class Moments:
         self,
         trainer: Trainer,
         telemetry: Telemetry,
-        mode: Mode,
-        max_time_s: float | None,
+        policy: Policy,
         stop: Callable[[float], str | None],
     ) -> None:
         self.trainer, self.telemetry = trainer, telemetry
-        self.mode, self.max_time_s, self.stop = mode, max_time_s, stop
+        self.mode, self.max_time_s, self.pause, self.stop = policy.mode, policy.max_time_s, policy.pause, stop
         self.score: float | None = None
         """The monitored metric, if a validation since the last boundary has logged it."""
         self.num_samples = 0
@@ -83,20 +82,43 @@ class Moments:
         elapsed, cost = self.telemetry.clock.elapsed_s, self.telemetry.cost()
         stop, self.found_stop = self.found_stop or self.stop(cost.until_committed_s if cost else 0.0), None
         over = self.max_time_s is not None and elapsed >= self.max_time_s
-        num_batches = self.trainer.num_training_batches // boundary.per_window(self.trainer)
+        position = boundary.position(self.trainer, place, self.num_samples)
+        planned = TIME_LIMIT if over else None
+        if not ends and self.is_at_pause(position, elapsed):
+            planned = PAUSE
         return Moment(
-            position=boundary.position(self.trainer, place, self.num_samples),
+            position=position,
             previous=self.previous,
-            batches_per_epoch=int(num_batches) if math.isfinite(num_batches) else None,
+            batches_per_epoch=self._batches_per_epoch,
             elapsed_s=elapsed,
             since_save_s=elapsed - self.telemetry.last_save_s,
             score=self.score,
             ends=ends,
-            stop=stop or (TIME_LIMIT if over else None),
+            stop=stop or planned,
             mode=self.mode,
             cost=cost,
             busy=busy,
         )
+
+    def is_at_pause(self, position: Position, elapsed_s: float) -> bool:
+        """Return whether the run pauses there, or has come further.
+
+        Args:
+            position: The boundary at which the trainer is.
+            elapsed_s: Training time of the run, in seconds.
+
+        Raises:
+            ConfigError: This data cannot say where the pause is.
+        """
+        num_epochs = self.trainer.fit_loop.epoch_progress.current.completed
+        return self.pause is not None and self.pause.is_reached(
+            position, num_epochs, elapsed_s, self._batches_per_epoch
+        )
+
+    @property
+    def _batches_per_epoch(self) -> int | None:
+        num_batches = self.trainer.num_training_batches // boundary.per_window(self.trainer)
+        return int(num_batches) if math.isfinite(num_batches) else None
 
     def draft(
         self,

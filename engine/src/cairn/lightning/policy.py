@@ -14,9 +14,10 @@ from typing import Any, get_args
 from cairn.errors import CairnError, ConfigError, named
 from cairn.lightning.audited.audit import check_mode
 from cairn.lightning.elastic_level import check_level
-from cairn.policy import keep, patience, when
+from cairn.policy import keep, patience, pause, when
 from cairn.policy.patience import Patience
-from cairn.types import AuditMode, ElasticLevel, Mode
+from cairn.policy.pause import PausePoint
+from cairn.types import PAUSE, AuditMode, ElasticLevel, Mode
 from cairn.units import parse_duration_s
 from cairn.writing.options import Writing
 
@@ -35,6 +36,7 @@ class Policy:
     audit: AuditMode = "warn"
     watchdog: Patience = field(default_factory=Patience)
     elastic: ElasticLevel = "samples"
+    pause: PausePoint | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
@@ -61,6 +63,7 @@ def policy(
     audit: AuditMode,
     watchdog: Patience | float | str | timedelta | None,
     elastic: ElasticLevel,
+    pause_at: str | int | None = None,
 ) -> Policy:
     """Make the policy that the arguments of a `Checkpointer` describe; see there.
 
@@ -83,10 +86,26 @@ def policy(
         limit = patience.parse(watchdog)
     defaults = {"interval": interval, "best": best, "end": when.AtEnd(), "stop": when.OnStop()}
     chosen = when.check_triggers(_replaced(defaults, triggers))
+    point = None if pause_at is None else pause.parse(pause_at)
+    if point is not None:
+        chosen = _with_pause(chosen, point)
     ruling = keep.check_rules(_replaced({"last": last, "best": best_kept}, rules))
     # Absolute: a script may change the working directory.
     path = Path(directory).expanduser().absolute()
-    return Policy(path, chosen, ruling, monitor, mode, limit_s, writing, audit, limit, elastic)
+    return Policy(path, chosen, ruling, monitor, mode, limit_s, writing, audit, limit, elastic, point)
+
+
+def _with_pause(triggers: Mapping[str, when.Trigger], point: PausePoint) -> dict[str, when.Trigger]:
+    if not triggers:
+        raise ConfigError(
+            f"pause_at={point.text!r} needs checkpoints: a run that saves nothing cannot continue after a pause.",
+            parameter="pause_at",
+        )
+    if PAUSE in triggers:
+        raise ConfigError(
+            f"triggers[{PAUSE!r}]: with pause_at, this is the name of the trigger at the pause. Give yours another one."
+        )
+    return {**triggers, PAUSE: pause.AtPause(point)}
 
 
 def _replaced(defaults: Mapping[str, Any], given: Any) -> Any:

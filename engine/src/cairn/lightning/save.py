@@ -18,7 +18,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from cairn.errors import SaveError
-from cairn.lightning.agreement import TIME_LIMIT, Agreement, first_error, together
+from cairn.lightning.agreement import PLANNED, Agreement, first_error, together
 from cairn.lightning.common_state import difference
 from cairn.lightning.decision import Verdict
 from cairn.lightning.restart import Restart
@@ -88,7 +88,7 @@ class Saving:
             self._restart.differences.compare()
         self._restart.report_together()
         if give_up := self._agreement.share(give_up):
-            if moment.stop in (None, TIME_LIMIT):
+            if moment.stop is None or moment.stop in PLANNED:
                 raise SaveError(give_up)
             log.error(give_up)  # the signal is why the run stops
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from cairn.policy.pause import AtPause
 from cairn.policy.when import (
     AtEnd,
     Auto,
@@ -88,6 +89,22 @@ def _in_epochs(trigger: EveryNEpochs, moment: Moment) -> Earliest:
     return Earliest(total_batches=here.total_batches + due - now)
 
 
+def _at_pause(trigger: AtPause, moment: Moment) -> Earliest:
+    point, per_epoch, here = trigger.point, moment.batches_per_epoch, moment.position
+    if point.unit == "steps":
+        return Earliest(step=int(point.amount))
+    if point.unit == "batches":
+        return Earliest(total_batches=int(point.amount))
+    if point.unit == "seconds":
+        return Earliest(elapsed_s=float(point.amount))
+    if point.amount.denominator == 1:  # the end of an epoch is an event
+        return _NEVER
+    if per_epoch is None:  # the point raises an error
+        return _ALWAYS
+    now = here.epoch * per_epoch + here.batch
+    return Earliest(total_batches=here.total_batches + math.ceil(point.amount * per_epoch) - now)
+
+
 def _by_cost(trigger: Auto, moment: Moment) -> Earliest:
     return _ALWAYS if trigger.earliest_batch is None else Earliest(total_batches=trigger.earliest_batch)
 
@@ -112,4 +129,5 @@ _BY_CLASS: dict[type, Callable[[Any, Moment], Earliest]] = {
     BestValidation: _no_time,
     AtEnd: _no_time,
     OnStop: _no_time,
+    AtPause: _at_pause,
 }

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from cairn.errors import ConfigError
 from cairn.policy import auto, given
 from cairn.policy.keep import check_count
-from cairn.types import Draft, Moment, SaveCost, beats
+from cairn.policy.pause import AtPause
+from cairn.types import PAUSE, Draft, Moment, SaveCost, beats
 from cairn.units import SECONDS_PER_UNIT, Duration, parse_duration_s
 
 _UNITS = (
@@ -229,10 +230,10 @@ class OnStop:
     lasting = recurs = False
 
     def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
-        return moment.stop is not None
+        return moment.stop not in (None, PAUSE)  # a pause saves by a trigger of its own
 
 
-OF_EVENTS: tuple[type, ...] = (BestValidation, AtEnd, OnStop)
+OF_EVENTS: tuple[type, ...] = (BestValidation, AtEnd, OnStop, AtPause)
 """Triggers that are never due at a moment without a score, an end and a stop, and need not be asked there. Exactly
 these classes: one that derives from them may answer differently."""
 

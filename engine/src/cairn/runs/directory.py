@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cairn import opening, records
 from cairn.errors import ConfigError, ResumeError, first_line
@@ -35,11 +35,11 @@ class RunRecord:
     overrides: tuple[str, ...] = ()
     """Overrides of the command that made the run, and of later commands that changed it."""
     status: str = "running"
-    """running (or killed), finished, stopped, failed, hung (ended by the watchdog)."""
+    """running (or killed), finished, paused, stopped, failed, hung (ended by the watchdog)."""
     why: str = ""
-    """What stopped it, or the error that ended it."""
+    """What stopped it, where it paused, or the error that ended it."""
     result: float | None = None
-    """Final value of `optimized_metric`."""
+    """Value of `optimized_metric` at its end, or where it paused."""
     created: str = ""
     """UTC, ISO 8601."""
 
@@ -56,6 +56,7 @@ class RunDirectory:
         self.started = False
         """Whether this process called `start`."""
         self._known: KnownDirectory | None = None
+        self._lock: IO[str] | None = None
         self.before: FilesBefore | None = None
         """What the start of this process has changed; None: nothing."""
 
@@ -83,8 +84,7 @@ class RunDirectory:
         """Return the resolved configuration of the run as plain values.
 
         Args:
-            *keys: Read only these keys of the whole, such as `trainer`; that is fast, and the values must not be
-                changed. Without any, all are read.
+            *keys: Read only these, such as `trainer`: that is fast. Do not change the values. Without any: all.
 
         Raises:
             ResumeError: It cannot be read.
@@ -133,8 +133,7 @@ class RunDirectory:
         """Keep other processes from training here until `unlock`, or until this process ends.
 
         Args:
-            patience_s: Seconds to wait for a process that holds the lock. The processes of a job that was requeued
-                may take a while to exit.
+            patience_s: Seconds to wait for a process that holds the lock: those of a requeued job may take a while.
 
         Raises:
             ResumeError: Another process holds the lock.
@@ -143,8 +142,9 @@ class RunDirectory:
         self._lock = lock.take(self.path, patience_s)
 
     def unlock(self) -> None:
-        """Allow other processes to train here."""
-        self._lock.close()
+        """Allow other processes to train here; without `lock`, do nothing."""
+        if self._lock is not None:
+            self._lock.close()
 
     def start(self, task_name: str, overrides: tuple[str, ...], config: str, run: str = "") -> RunRecord:
         """Record that the run starts, or resumes, now.
@@ -178,9 +178,9 @@ class RunDirectory:
         """Record how the run ended. Does nothing in a process that did not start it.
 
         Args:
-            status: Finished, stopped, failed or hung.
-            why: What stopped it, or the error that ended it.
-            result: Final value of `optimized_metric`.
+            status: Finished, paused, stopped, failed or hung.
+            why: What stopped it, where it paused, or the error that ended it.
+            result: Value of `optimized_metric` at this end.
         """
         if not self.started:
             return

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from cairn.runs.attempts import Attempt
 from cairn.types import Saved
 
-_OVER = ("finished", "stopped")
+_OVER = ("finished", "paused", "stopped")
 """States of a run whose last attempt has saved its work before it ended."""
 
 
@@ -28,7 +28,7 @@ class Last:
     """What is known of the newest attempt of a run."""
 
     state: str
-    """As in `cairn status`: finished, running, waiting, dead, ..."""
+    """As in `cairn status`: finished, paused, running, waiting, dead, ..."""
     seen: float
     """Time of its last sign of life, in seconds since 1970; 0 if there was none."""
     ended: float | None

@@ -34,7 +34,7 @@ class JobStatus:
     name: str
     """Its run directory, relative to the sweep."""
     state: str
-    """finished, failed, running, waiting, stopped (saved, and not queued), hung (ended by the
+    """finished, failed, running, waiting, paused (at `pause_at`), stopped (saved, and not queued), hung (ended by the
     watchdog, and not queued), dead (killed, and not queued), unknown (it
     has not begun, and its scheduler does not answer; or a mirror is silent about it); or another
     state of the scheduler, in lower case."""

@@ -227,6 +227,16 @@ def command(run: Path, *overrides: str, named: str = "") -> str:
     return " ".join(["python", shlex.quote(_script(run)), shlex.quote(f"resume={name}"), *overrides])
 
 
+def new_run(folder: Path, *overrides: str) -> str:
+    """Return the command that trains a new run.
+
+    Args:
+        folder: A directory of the project, such as another run.
+        *overrides: Its overrides.
+    """
+    return " ".join(["python", shlex.quote(_script(folder)), *map(shlex.quote, overrides)])
+
+
 def _script(run: Path) -> str:
     """Return the project's train.py as it is typed in the shell's directory."""
     if _shell.script is not None:

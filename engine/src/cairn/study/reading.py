@@ -23,6 +23,7 @@ from cairn.store.catalog import Catalog
 from cairn.study.measured import Interruption, InterruptionKind, Run, Save, Sweep
 from cairn.types import Mode, Saved
 
+_ENDS = ("finished", "paused")
 _PLANNED = {"SIGINT", "max_time"}
 """Stops that the user asked for, as is the end of a run that was finished and then extended."""
 _Point = tuple[int, float, int]
@@ -224,7 +225,7 @@ def _time(directory: RunDirectory, kept: Sequence[Saved]) -> dict[str, Any]:
 def _kind(status: str, why: str) -> InterruptionKind:
     if status == "stopped":
         return "planned" if why in _PLANNED else "announced"
-    known: dict[str, InterruptionKind] = {"failed": "failed", "hung": "hung", "finished": "planned"}
+    known: dict[str, InterruptionKind] = {"failed": "failed", "hung": "hung", **dict.fromkeys(_ENDS, "planned")}
     return known.get(status, "killed")
 
 

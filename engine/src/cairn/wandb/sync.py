@@ -44,7 +44,7 @@ class StoredRun:
     path: Path
     id: str
     status: str
-    """running (or killed), finished, stopped, failed."""
+    """running (or killed), finished, paused, stopped, failed."""
     why: str
     """What stopped it."""
     config: Mapping[str, Any]
@@ -64,7 +64,7 @@ class StoredRun:
             return os.EX_TEMPFAIL
         if self.status == "stopped" and self.why != "max_time":
             return 128 + signal.Signals[self.why] if self.why in signal.Signals.__members__ else os.EX_TEMPFAIL
-        return 0 if self.status in ("finished", "stopped") else 1
+        return 0 if self.status in ("finished", "paused", "stopped") else 1
 
 
 def sync(run: Path, limit_s: float) -> Synced:

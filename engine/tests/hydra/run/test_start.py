@@ -65,7 +65,7 @@ def test_a_new_run_is_recorded_and_the_other_processes_are_informed(config, dire
     start = begin(OmegaConf.create(config), directory, ("seed=0",), notice, JobContext())
     record = directory.record()
     assert (record.status, record.overrides, start.run_id) == ("running", ("seed=0",), record.id)
-    assert notice.facts == {"config": str(directory.config_file), "run": record.id, "start": None}
+    assert notice.facts == {"config": str(directory.config_file), "run": record.id, "start": None, "pause_at": None}
     assert command_line.announced()[1] == notice.facts
     theirs = follow(**notice.facts, context=JobContext())
     assert (theirs.run_id, theirs.settings.seed, theirs.plan.path) == (record.id, 0, None)
@@ -202,3 +202,21 @@ def test_scores_of_two_metrics_are_not_compared(tmp_path):
         starting._check_ranking(changed, tmp_path)
     for group in ({}, {"checkpoint.monitor": ("val/loss", None)}):
         starting._check_ranking(Merged(OmegaConf.create(), group, {}, {}), tmp_path)
+
+
+def test_a_pause_is_a_part_of_the_command_and_not_of_the_run(config, directory, notice):
+    triggers = {"end": {"_target_": "cairn.AtEnd"}}
+    given = {**config, "pause_at": " 3ep ", "checkpoint": {**config["checkpoint"], "triggers": triggers}}
+    start = begin(OmegaConf.create(given), directory, ("seed=0", "++pause_at=3ep"), notice, JobContext())
+    assert start.pause_at == notice.facts["pause_at"] == "3ep"
+    assert directory.record().overrides == ("seed=0",)
+    assert directory.config()["pause_at"] is None
+    facts = {"config": str(directory.config_file), "run": "r1", "start": None}
+    assert follow(**facts, context=JobContext(), pause_at="3ep").pause_at == "3ep"
+
+
+@pytest.mark.parametrize(("value", "message"), [("soon", "pause_at='soon' is not a point"), ("3ep", "checkpoint=none")])
+def test_a_pause_that_cannot_work_is_refused_before_anything_is_written(config, directory, notice, value, message):
+    with pytest.raises(ConfigError, match=message):
+        begin(OmegaConf.create({**config, "pause_at": value}), directory, (), notice, JobContext())
+    assert directory.record() is None

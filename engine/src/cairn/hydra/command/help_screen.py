@@ -21,7 +21,7 @@ _WIDTH = 100
 _KEY_WIDTH = 37
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][\w-]*):(?P<value>.*?)(?:\s#\s*(?P<comment>.*))?$")
 _HIDDEN = {"local", "paths", "hydra"}
-_NAMED = {"callbacks", "logger", "hydra/launcher"}
+_NAMED = {"callbacks", "logger", "hydra/launcher", "hydra/sweeper"}
 """Groups whose options are shown without their keys."""
 _ABOUT = """\
 Usage: python {program} [GROUP=OPTION] [GROUP.KEY=VALUE] ...
@@ -80,6 +80,7 @@ def _groups(configs: Path, primary: Path) -> dict[str, list[str]]:
     if "hydra/launcher" in found:
         local = ["submitit_local"] if plugins.is_installed() else []
         found["hydra/launcher"] = ["basic", *found["hydra/launcher"], *local]
+        found["hydra/sweeper"] = ["basic", "halving", "optuna"]  # of Hydra, and of this library
     order = list(_defaults(primary))
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 

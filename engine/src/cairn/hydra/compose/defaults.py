@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
-_TOP: Mapping[str, Any] = {"init_weights_strict": True, "init_weights_prefix": None, "prove": False}
+_TOP: Mapping[str, Any] = {"init_weights_strict": True, "init_weights_prefix": None, "prove": False, "pause_at": None}
 """Keys of the library that are written in a project's primary file."""
 
 

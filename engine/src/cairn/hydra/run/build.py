@@ -157,6 +157,7 @@ def checkpointer(start: Start) -> Checkpointer:
         audit=group.audit,
         watchdog=group.watchdog,
         max_time=settings.trainer.max_time_s,
+        pause_at=start.pause_at,
         elastic=settings.trainer.elastic,
         stop=_reason_to_stop(start.context),
         metadata={"run": start.run_id, "config": OmegaConf.to_container(settings.config, resolve=True), **origin},

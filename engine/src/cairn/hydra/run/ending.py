@@ -135,11 +135,11 @@ def leave_another(error: BaseException) -> NoReturn:
 
 def _summary(start: Start, built: Built, outcome: Outcome) -> summary.RunReport:
     checkpoints, best = built.checkpoints, built.checkpoints.best
-    stopped = f"stopped by {outcome.why}" if outcome.status == "stopped" else outcome.status
+    words = {"stopped": f"stopped by {outcome.why}", "paused": f"paused at {outcome.why}"}
     return summary.RunReport(
         run=start.directory.path,
         checkpoints=checkpoints.policy.directory,
-        status=stopped,
+        status=words.get(outcome.status, outcome.status),
         saved=checkpoints.saved,
         best=best.name if best else "",
         monitor=checkpoints.policy.monitor,

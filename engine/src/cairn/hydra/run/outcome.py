@@ -15,7 +15,7 @@ from cairn.jobs.signals import exit_code
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops.calls import Stopped
 
-Status = Literal["finished", "stopped", "failed", "tested", "left"]
+Status = Literal["finished", "paused", "stopped", "failed", "tested", "left"]
 """`tested`: nothing was trained. `left`: train.py called `sys.exit`. Neither is recorded in `run.json`."""
 
 
@@ -25,7 +25,7 @@ class Outcome:
 
     status: Status
     why: str = ""
-    """Reason for the stop (a signal, `max_time`, `job_time_limit`), or the error message."""
+    """Reason for the stop (a signal, `max_time`, `job_time_limit`), where it paused, or the error message."""
     exit_code: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Last value of each metric that was logged in training and validation."""

@@ -32,6 +32,7 @@ from cairn.lightning import torchrun
 from cairn.lightning.checks import callbacks
 from cairn.lightning.loops.calls import Stopped
 from cairn.runs.directory import RunDirectory
+from cairn.types import PAUSE
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Run:
         self._metrics: dict[str, float] = {}
         self._scores: dict[str, float] | None = None
         self._limit = ""
-        """`max_time` if it ended the training."""
+        """`max_time` or `pause` if it ended the training."""
         self._init_weights = InitWeights(start)
         build.prepare(start)
 
@@ -98,13 +99,13 @@ class Run:
         cure = mismatch.NEW_RUN if start.plan.saved is None else mismatch.RESUME
         with callbacks.explained(trainer), mismatch.explained(str(path) if path else None, model, cure):
             trainer.fit(model, data, val_data, ckpt_path=str(path) if path else None, weights_only=True)
-        self._limit = built.checkpoints.stopped_by  # `max_time`: the run ends as planned, and is tested
+        self._limit = built.checkpoints.stopped_by  # `max_time`: the run ends as planned, and is tested; or a pause
         if start.context.signals.received:  # after the last boundary; everything is saved
             raise KeyboardInterrupt
         self._metrics = _numbers(trainer.callback_metrics)
 
     def test(self, trainer: Trainer, model: LightningModule, data: Any = None) -> dict[str, float] | None:
-        """Test the best checkpoint, or else the newest, or else the current weights. With `test=false`, do nothing.
+        """Test the best checkpoint, else the newest, else the current weights; not with `test=false` or in a pause.
 
         Args:
             trainer: The trainer that `trainer()` returned.
@@ -115,7 +116,7 @@ class Run:
             The logged metrics; None without a test.
         """
         built = self._check(trainer)
-        if not self._settings.test:
+        if not self._settings.test or self.is_paused:
             return None
         if not is_overridden("test_step", model):
             log.info("Not tested: %s has no test_step.", type(model).__name__)
@@ -128,6 +129,11 @@ class Run:
         self._scores = _numbers({name: value for loader in scores for name, value in loader.items()})
         return self._scores
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether `fit` has returned at `pause_at`, before the end of the training."""
+        return self._limit == PAUSE
+
     def result(self) -> float | None:
         """Return the metric that `optimized_metric` names, for a sweeper; None if it names none.
 
@@ -137,6 +143,11 @@ class Run:
         name, logged = self._settings.optimized_metric, {**self._metrics, **(self._scores or {})}
         if name is None:
             return None
+        if name not in logged and self.is_paused:
+            raise CairnError(
+                f"optimized_metric={name!r} was not logged before pause_at={self._start.pause_at}: choose a metric of "
+                f"the validation, and pause after one. Logged metrics: {', '.join(sorted(logged)) or 'none'}."
+            )
         if name not in logged:
             raise CairnError(
                 f"optimized_metric={name!r} was not logged. Logged metrics: {', '.join(sorted(logged)) or 'none'}."
@@ -146,9 +157,10 @@ class Run:
     def _outcome(self, result: Any) -> Outcome:
         """Return the outcome of a run whose body returned `result`, which may be a number, a tensor or None."""
         result = result.item() if hasattr(result, "item") else result
-        trained: Status = "stopped" if self._limit else "finished"
+        trained: Status = "paused" if self.is_paused else "stopped" if self._limit else "finished"
         status = trained if self._settings.train else "tested"
-        return Outcome(status, self._limit, 0, self._metrics, self._scores, result)
+        why = self._start.pause_at if self.is_paused else self._limit
+        return Outcome(status, why or "", 0, self._metrics, self._scores, result)
 
     def _check(self, trainer: Trainer) -> Built:
         if self._built is None or self._built.trainer is not trainer:
@@ -181,7 +193,7 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
     if own.number > 0:
         facts = notice.wait(meanwhile=joint_check(directory, own).help)
         if facts is not None and facts["config"] is not None and facts["run"] is not None:
-            join(body, context, facts["config"], facts["run"], facts["start"])
+            join(body, context, facts["config"], facts["run"], facts["start"], facts.get("pause_at"))
         return None
     try:
         with _environment_restored():
@@ -201,10 +213,13 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
                 outcome = execute(start, body)
     finally:
         notice.announce(None)
+        directory.unlock()  # the next job of a sweep may run in this process, in the same directory
     return ending.leave(outcome, directory, is_alone=hydra.mode == RunMode.RUN)
 
 
-def join(body: Body, context: JobContext, config: str, run: str, start: str | None) -> None:
+def join(
+    body: Body, context: JobContext, config: str, run: str, start: str | None, pause_at: str | None = None
+) -> None:
     """Join a run that the main process has started.
 
     Args:
@@ -213,12 +228,13 @@ def join(body: Body, context: JobContext, config: str, run: str, start: str | No
         config: Path of the file with the configuration of the run.
         run: Id of the run.
         start: Path of the checkpoint to resume from.
+        pause_at: Where the run pauses.
 
     Raises:
         Interruption: A signal has reached this process outside of training; others, see `ending.leave_another`.
     """
     with _environment_restored():
-        outcome = execute(follow(config, run, start, context), body)
+        outcome = execute(follow(config, run, start, context, pause_at), body)
     error = outcome.error
     if error is None or isinstance(error, Stopped | SaveError):
         # All processes of the run stop like this. The launcher kills the main process, which may still be busy, when

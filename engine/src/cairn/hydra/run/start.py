@@ -25,7 +25,7 @@ from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
 from cairn.hydra.parse.settings import Settings, parse
-from cairn.hydra.run import origin, point, proving
+from cairn.hydra.run import origin, pausing, point, proving
 from cairn.hydra.run.mirrored import Mirrors
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
@@ -70,6 +70,8 @@ class Start:
     """Loader that keeps the checkpoint of the plan open."""
     claim: Claim | None = None
     """Claim of the checkpoint directory; None if nothing is saved, and in other processes than the main one."""
+    pause_at: str | None = None
+    """Point of the full schedule where the run pauses; None: it does not."""
     is_main: bool = True
     """True in the process that writes the run directory and whose exit code is that of the command."""
     mirrors: Mirrors | None = None
@@ -114,6 +116,7 @@ def begin(
         if proof_run.current() is None:  # a proof resumes runs that it has begun itself
             outside.check(merged.config, directory.path, old.id, overrides, command_line.repeated())
     settings = parse(merged.config)
+    pause_at = pausing.requested(cfg, settings)
     if old is not None and old.status == "finished" and not merged.changed:
         more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
         log.info("This run is finished: %s. To extend it: %s", summary.relative(directory.path), more)
@@ -135,10 +138,10 @@ def begin(
         if point.is_time_used_up(settings, plan):
             _withdraw(held)
             return NothingToDo()
-        start = Start(directory, settings, run, plan, context, claim=held, mirrors=mirrors)
+        start = Start(directory, settings, run, plan, context, claim=held, pause_at=pause_at, mirrors=mirrors)
         if plan.path is not None:
             resume.check_epochs_left(plan.path, start.loader.peek(plan.path), settings.trainer.max_epochs)
-        return _record(start, merged, old, overrides, notice)
+        return _record(start, merged, old, pausing.unrecorded(overrides), notice)
     except BaseException:
         _withdraw(held)
         raise
@@ -165,7 +168,7 @@ def _check_ranking(merged: Merged, directory: Path) -> None:
         )
 
 
-def follow(config: str, run: str, start: str | None, context: JobContext) -> Start:
+def follow(config: str, run: str, start: str | None, context: JobContext, pause_at: str | None = None) -> Start:
     """Return the start that the main process decided, for use in another process of the run.
 
     Args:
@@ -173,11 +176,13 @@ def follow(config: str, run: str, start: str | None, context: JobContext) -> Sta
         run: Id of the run.
         start: Path of the checkpoint to resume from.
         context: Signals and the job of this process.
+        pause_at: Where the run pauses.
     """
     cfg = merge.as_config(targets.with_current_names(RunDirectory(Path(config).parent).config()))
     trusted.new_run(cfg)  # the main process has checked it
     plan = ResumePoint(Path(start) if start else None)
-    return Start(RunDirectory(Path(config).parent), parse(cfg), run, plan, context, is_main=False)
+    directory = RunDirectory(Path(config).parent)
+    return Start(directory, parse(cfg), run, plan, context, pause_at=pause_at, is_main=False)
 
 
 def _record(
@@ -197,7 +202,8 @@ def _record(
     record = directory.start(settings.task_name, overrides, config, start.run_id)
     if start.mirrors is not None:
         start.mirrors.keep(settings.config)
-    facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
+    begins = str(plan.path) if plan.path else None
+    facts = {"config": str(directory.config_file), "run": record.id, "start": begins, "pause_at": start.pause_at}
     command_line.announce_children(**facts)
     notice.announce(facts)
     summary.show_config(OmegaConf.to_container(settings.config, resolve=True), terminal.console())  # type: ignore[arg-type]
@@ -261,6 +267,8 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
 def _resolved(cfg: DictConfig) -> DictConfig:
     """Resolve all interpolations, and make the names of files independent of the working directory."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    if pausing.KEY in plain:
+        plain[pausing.KEY] = None
     if isinstance(group := plain.get("checkpoint"), dict) and group.get("dirpath"):
         group["dirpath"] = str(Path(group["dirpath"]).absolute())
     for key in ("ckpt_path", "init_weights"):

@@ -20,6 +20,7 @@ _LONGEST = 240
 """Maximum length of a directory's name in bytes; file systems allow 255."""
 _LONG = 36
 """Maximum length of each override in a shortened name, in bytes."""
+_PAUSE = "pause_at"
 
 
 def job_dir(overrides: str) -> str:
@@ -56,6 +57,7 @@ def special(overrides: Sequence[str], of_sweep: Sequence[str]) -> list[str]:
     parse = OverridesParser.create().parse_override
     is_varied = {item.get_key_element(): item.is_sweep_override() for item in map(parse, of_sweep)}
     own = {parse(item).get_key_element(): item for item in overrides}  # the last override of a key wins
+    own.pop(_PAUSE, None)  # a job that pauses, and goes on, keeps its name
     return [item for key, item in own.items() if is_varied.get(key, True)] or list(own.values())
 
 

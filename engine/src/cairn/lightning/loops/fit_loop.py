@@ -12,7 +12,7 @@ from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimizatio
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 
 from cairn.data.loader import DataLoader
-from cairn.lightning.agreement import TIME_LIMIT
+from cairn.lightning.agreement import PLANNED
 from cairn.lightning.loops import dealing, loaders, moved, parts, whole_means
 from cairn.lightning.loops.calls import Engine, Stopped
 from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop, WeightedOptimization
@@ -199,9 +199,9 @@ class BoundaryFitLoop(_RequestingFitLoop):
         try:
             super().run()
         except Stopped as stop:
-            if stop.reason != TIME_LIMIT:
+            if stop.reason not in PLANNED:
                 raise
-            # A limit on the training time ends a fit normally, as Lightning's own Timer does.
+            # A limit on the training time ends a fit normally, as Lightning's own Timer does; so does a pause.
             self.engine.stopped(stop.reason)
             self._restarting = False
             self.on_run_end()

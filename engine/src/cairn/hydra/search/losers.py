@@ -1,0 +1,55 @@
+"""What a stopped trial keeps of its checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from cairn.errors import CairnError, ConfigError, first_line
+from cairn.policy import keep
+from cairn.runs.claimed import claimed
+from cairn.runs.directory import RunDirectory
+from cairn.store.catalog import Catalog
+from cairn.store.history import History
+from cairn.types import Saved
+
+Keep = Literal["best", "nothing", "all"]
+
+log = logging.getLogger(__name__)
+
+
+def check(value: Any) -> Keep:
+    """Return what stopped trials keep.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if value not in get_args(Keep):
+        raise ConfigError(f"losers={value!r} must be best, nothing or all.", parameter="losers")
+    return value
+
+
+def clear(path: Path, kept: Keep) -> None:
+    """Delete what a stopped trial need not keep. An error is logged: the search goes on.
+
+    Args:
+        path: Its run directory.
+        kept: Its best checkpoint, or else the newest; nothing; or all.
+    """
+    run = RunDirectory(path)
+    try:
+        if kept == "all" or run.record() is None:
+            return
+        checkpoint, mode = run.config("checkpoint").get("checkpoint"), None
+        if isinstance(checkpoint, dict) and checkpoint.get("monitor") and checkpoint.get("mode") in ("min", "max"):
+            mode = checkpoint["mode"]
+        directory = run.checkpoints()
+        found = Catalog(directory).committed()
+        best = (keep.best_of(found, mode) if mode else None) or (found[-1] if found else None)
+        stays: list[Saved] = [best] if best is not None and kept == "best" else []
+        if len(found) > len(stays):
+            with claimed(run, directory):
+                History(directory, [], mode).retain(stays, [item for item in found if item not in stays])
+    except (CairnError, OSError) as error:
+        log.warning("Checkpoints of %s could not be deleted: %s.", path, first_line(error))
