@@ -66,6 +66,7 @@ ROOMS_INSIDE = {
         "fsdp": "io saved",
         "checks": "agreement collect fsdp loops policy reading saved",
     },
+    "study": {"search": "cells html picture"},
     "writing": {"sharded": "decode encode form_encoder forms subclasses"},
     "hydra": {
         "configs": "",
@@ -102,7 +103,7 @@ EXTERNAL = {
     "wandb": "lightning torch wandb yaml",
     "remote": "boto3 botocore obstore",
     "runs": "rich yaml",
-    "study": "matplotlib rich yaml",
+    "study": "matplotlib optuna rich yaml",
     "cli": "dotenv rich yaml",
     "testing": "lightning numpy rich torch",
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
@@ -110,7 +111,7 @@ EXTERNAL = {
 """The packages of others that each room may import."""
 EXTRAS = {"dotenv", "hydra", "hydra_plugins", "matplotlib", "obstore", "omegaconf", "submitit", "wandb"}
 """Packages that only an extra installs."""
-USED_IF_THERE = {"boto3", "botocore"}
+USED_IF_THERE = {"boto3", "botocore", "optuna"}
 """Packages that are used where the user has installed them."""
 NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""

@@ -1,0 +1,138 @@
+"""Tables of the report of a search: a row for each rung, trial, stop and parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cairn.runs.terminal import printable
+from cairn.study import cells
+from cairn.study.cells import percent
+from cairn.study.search import names, outcome
+from cairn.study.search.importance import Importance
+from cairn.study.search.reading import SearchStudy
+from cairn.study.search.record import Trial
+
+_STATES = {"paused": "waits", "running": "runs"}
+IMPORTANCE_HEADER = ("parameter", "importance", "by chance", "searched", "best trials")
+
+
+def rungs(study: SearchStudy) -> tuple[list[str], list[list[str]]]:
+    """Return column heads, and a row of cells for each rung of each bracket."""
+    has_brackets = len({item.bracket for item in study.rungs}) > 1
+    shown = {
+        "trials": "num_reached",
+        "went on": "num_on",
+        "stopped": "num_stopped",
+        "finished": "num_finished",
+        "failed": "num_failed",
+        "waiting": "num_waiting",
+    }
+    used = {
+        head: name
+        for head, name in shown.items()
+        if head in ("trials", "went on", "stopped") or any(getattr(item, name) for item in study.rungs)
+    }
+    header = [*(["bracket"] if has_brackets else []), "stop", *used, "best", "median", "cutoff", "batches"]
+    return header, [
+        [
+            *([str(item.bracket)] if has_brackets else []),
+            names.rung(study.search, item.rung),
+            *(str(getattr(item, name)) for name in used.values()),
+            *(names.score(value) for value in (item.best, item.middle, item.cutoff)),
+            f"{item.batches:,}",
+        ]
+        for item in study.rungs
+    ]
+
+
+RUNG_MEANINGS = {
+    "stop": "where trials pause, in their full schedule",
+    "trials": "trials that reached it",
+    "went on": "trials that trained on from there, without a batch trained twice",
+    "cutoff": "worst score of those that went on",
+    "batches": "batches of all trials from the stop before to this one",
+}
+
+
+def trials(study: SearchStudy, is_folded: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Return column heads, and a row of cells for each trial, best first.
+
+    Args:
+        study: The study.
+        is_folded: Put all parameters into one column.
+    """
+    search = study.search
+    short = names.short_names(search.parameters)
+    header = ["rank", "trial", printable(search.metric), "at", "state"]
+    header += ["parameters"] if is_folded else [short[name] for name in search.parameters]
+    made = []
+    for rank, trial in enumerate(study.ranked, start=1):
+        last = trial.last
+        known = [names.value(trial.parameters[name]) if name in trial.parameters else "" for name in search.parameters]
+        at = cells.UNKNOWN if last is None else names.rung(search, last.rung)
+        figures = [str(rank), str(trial.number), names.score(last.score if last else None), at, _state(study, trial)]
+        made.append([*figures, *([names.values(search, trial)] if is_folded else known)])
+    return header, made
+
+
+def _state(study: SearchStudy, trial: Trial) -> str:
+    """Return what became of a trial; of one that was stopped, also its place among those at the same stop."""
+    text = printable(_STATES.get(trial.state, trial.state))
+    place = outcome.place(study.search, trial) if trial.state in ("stopped", "paused") else None
+    return f"{text} ({place[0]} of {place[1]})" if place else text
+
+
+def stops(study: SearchStudy) -> tuple[list[str], list[list[str]]]:
+    """Return column heads, and a row for each stop at which a trial ended or waits, by time."""
+    made = [
+        (last.finished_at, [_clock(last.finished_at), str(trial.number), *_stop(study, trial)])
+        for trial in study.search.trials
+        if (last := trial.last) is not None and trial.state != "running"
+    ]
+    return ["time", "trial", "at", "score", "batches", "what"], [row for _, row in sorted(made)]
+
+
+def _stop(study: SearchStudy, trial: Trial) -> list[str]:
+    assert trial.last is not None
+    last = trial.last
+    return [
+        names.rung(study.search, last.rung),
+        names.score(last.score),
+        f"{last.total_batches:,}",
+        _state(study, trial),
+    ]
+
+
+def _clock(finished_at: str) -> str:
+    """Return a time of the file without fractions of a second; empty if it is not one."""
+    text = printable(finished_at)[:19].replace("T", " ")
+    return text or cells.UNKNOWN
+
+
+def parameters(study: SearchStudy) -> list[list[str]]:
+    """Return a row of cells for each parameter, the most important first."""
+    found = study.importance
+    if found is None:
+        return []
+    best, space = _best(study, found), study.search.parameters
+    short = names.short_names(space)
+    return [
+        [
+            short[name],
+            percent(share),
+            percent(found.chance[name]),
+            names.space(space[name]),
+            names.found(space[name], [trial.parameters[name] for trial in best if name in trial.parameters]),
+        ]
+        for name, share in found.shares.items()
+    ]
+
+
+def _best(study: SearchStudy, found: Importance) -> Sequence[Trial]:
+    """Return the best quarter of the compared trials, but at least three."""
+
+    def key(trial: Trial) -> float:
+        result = trial.at(found.rung)
+        return study.search.sign * (result.score or 0.0) if result is not None else 0.0
+
+    return sorted(found.trials, key=key)[: max(3, len(found.trials) // 4)]

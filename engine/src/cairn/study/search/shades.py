@@ -1,0 +1,61 @@
+"""Colours and axes that all pictures of a search share: a shade for each rung, and a scale for the scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from cairn.study.picture import PALE
+from cairn.study.search.record import Search, Trial
+
+_DARK = "#173f57"
+_KEPT, _FAR = 0.9, 3.0
+"""Scores that are this many times as far from the best as this share of them are outside of a picture: a trial that
+diverged would else hide all others."""
+_WIDE = 20.0
+"""Scores whose largest is more than this many times the smallest get a logarithmic axis."""
+_ROOM = 0.06
+"""Empty part of the axis at both ends."""
+
+
+def shade(search: Search, rung: int) -> str:
+    """Return the colour of a rung: pale for the first, dark for the last."""
+    last = len(search.rungs) - 1
+    return _between(PALE, _DARK, 0.7 if last == 0 else rung / last)
+
+
+def of_trial(search: Search, trial: Trial) -> str:
+    """Return the colour of the last rung that a trial has reached."""
+    return shade(search, trial.last.rung if trial.last is not None else 0)
+
+
+def scale_scores(axis: Any, search: Search, values: Sequence[float]) -> bool:
+    """Set the limits and the scale of the vertical axis; return whether values are outside.
+
+    Args:
+        axis: Axes of matplotlib.
+        search: Its mode says which end is the good one, which is always shown.
+        values: The values that are drawn.
+    """
+    if not values:
+        return False
+    ordered = sorted(values, key=lambda value: search.sign * value)
+    best, usual = ordered[0], ordered[int(_KEPT * (len(ordered) - 1))]
+    is_log = min(values) > 0 and max(best, usual) / min(best, usual) > _WIDE
+    place = math.log if is_log else float
+    span = abs(place(usual) - place(best))
+    inside = [value for value in ordered if not span or abs(place(value) - place(best)) <= _FAR * span]
+    low, high = min(inside), max(inside)
+    if is_log:
+        axis.set_yscale("log")
+        axis.set_ylim(low / (high / low) ** _ROOM, high * (high / low) ** _ROOM)
+    else:
+        room = _ROOM * (high - low) or 0.1 * abs(high) or 1.0
+        axis.set_ylim(low - room, high + room)
+    return len(inside) < len(ordered)
+
+
+def _between(one: str, other: str, share: float) -> str:
+    pairs = ((int(one[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(begin + share * (end - begin)):02x}" for begin, end in pairs)

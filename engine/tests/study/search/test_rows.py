@@ -1,0 +1,69 @@
+"""The tables of a search have a row for each rung, trial, stop and parameter."""
+
+import pytest
+from tests.support.made_searches import record as made
+from tests.support.made_searches import search_directory
+
+from cairn.study.search import reading, rows
+
+
+@pytest.fixture
+def read(tmp_path):
+    return lambda found: reading.read(search_directory(tmp_path, found, curves=False))
+
+
+def test_each_rung_has_a_row(read):
+    header, found = rows.rungs(read(made()))
+    assert header == ["stop", "trials", "went on", "stopped", "finished", "best", "median", "cutoff", "batches"]
+    assert [row[:5] for row in found] == [
+        ["1ep", "9", "3", "6", "0"],
+        ["3ep", "3", "1", "2", "0"],
+        ["9ep", "1", "0", "0", "1"],
+    ]
+    assert [row[-1] for row in found] == ["135", "90", "90"]
+    assert found[2][-2] == "-"
+
+
+def test_brackets_and_waiting_trials_have_columns_if_there_are_any(read):
+    found = made()
+    found["trials"][0] |= {"bracket": 1, "state": "paused"}
+    header, body = rows.rungs(read(found))
+    assert header[:2] == ["bracket", "stop"]
+    assert "waiting" in header
+    assert "failed" not in header
+    assert {row[0] for row in body} == {"0", "1"}
+
+
+def test_each_trial_has_a_row_the_best_first(read):
+    header, found = rows.trials(read(made()))
+    assert header == ["rank", "trial", "val/loss", "at", "state", "lr", "dropout", "model"]
+    assert [row[3] for row in found] == ["9ep", "3ep", "3ep", *["1ep"] * 6]
+    assert [row[4] for row in found[:4]] == ["finished", "stopped (2 of 3)", "stopped (3 of 3)", "stopped (4 of 9)"]
+    header, folded = rows.trials(read(made()), is_folded=True)
+    assert header[-1] == "parameters"
+    assert folded[0][-1] == f"lr={found[0][5]} dropout={found[0][6]} model={found[0][7]}"
+
+
+def test_a_trial_without_a_rung_and_a_parameter_without_a_value(read):
+    found = made()
+    found["trials"][0] |= {"rungs": [], "state": "failed", "parameters": {"model": "mlp"}}
+    _, body = rows.trials(read(found))
+    assert body[-1] == ["9", "0", "-", "-", "failed", "", "", "mlp"]
+
+
+def test_stops_are_listed_by_time(read):
+    header, found = rows.stops(read(made()))
+    assert header == ["time", "trial", "at", "score", "batches", "what"]
+    assert [row[0] for row in found] == sorted(row[0] for row in found)
+    assert found[-1][0] == "2026-01-01 00:13:00"
+    assert (found[-1][2], found[-1][4], found[-1][5]) == ("9ep", "135", "finished")
+
+
+def test_each_parameter_has_a_row_with_where_the_best_lie(read):
+    found = rows.parameters(read(made(40)))
+    assert found[0][0] == "lr"
+    assert found[0][3] == "0.0001 to 0.1, log"
+    low, high = (float(text) for text in found[0][4].split(" to "))
+    assert 0.001 < low < 0.01 < high < 0.1
+    assert all(len(row) == len(rows.IMPORTANCE_HEADER) for row in found)
+    assert rows.parameters(read(made(2))) == []
