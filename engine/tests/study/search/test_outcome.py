@@ -48,7 +48,7 @@ def numbers(trials):
     return [item.number for item in trials]
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("min", [3, 1, 0, 2, 5, 4]), ("max", [3, 1, 2, 0, 5, 4])])
+@pytest.mark.parametrize(("mode", "expected"), [("min", [3, 1, 0, 2, 5, 4, 6]), ("max", [3, 1, 2, 0, 5, 4, 6])])
 def test_who_went_further_is_before_and_then_the_score_counts(read, mode, expected):
     found = read(
         search(
@@ -56,8 +56,9 @@ def test_who_went_further_is_before_and_then_the_score_counts(read, mode, expect
             trial(1, 0.2, 0.5),
             trial(2, 0.4),
             trial(3, 0.1, 0.3, 0.9, state="finished"),
-            trial(4, state="failed"),
+            trial(4, state="running"),
             trial(5, None),
+            trial(6, 0.0, 0.0, 0.0, state="failed"),
             mode=mode,
         )
     )
@@ -67,7 +68,7 @@ def test_who_went_further_is_before_and_then_the_score_counts(read, mode, expect
 def test_the_best_has_a_score(read):
     found = read(search(trial(0, 0.3), trial(1, 0.2, 0.5, None, state="finished"), trial(2)))
     assert outcome.best(found).number == 0
-    assert outcome.best(read(search(trial(0, state="failed")))) is None
+    assert outcome.best(read(search(trial(0, 0.1, state="failed")))) is None
 
 
 def test_each_rung_says_what_became_of_its_trials(read):

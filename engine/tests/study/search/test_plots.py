@@ -42,7 +42,9 @@ def test_the_bars_are_the_batches_for_each_stop(read):
     widths = [(round(bar.get_y() + bar.get_height() / 2), bar.get_width()) for bar in axis.patches]
     assert [width for place, width in widths if place == 0] == [135, 15, 30, 90]
     assert [width for place, width in widths if place == 8] == [135, 15]
-    assert [text.get_text().split(" at ")[1] for text in axis.texts] == ["9ep", "3ep", "3ep", *["1ep"] * 6]
+    *scores, head = (text.get_text() for text in axis.texts)
+    assert [text.split(" at ")[1] for text in scores] == ["9ep", "3ep", "3ep", *["1ep"] * 6]
+    assert head == "trial: lr, dropout, model"
 
 
 def test_pictures_without_data_are_omitted(read):

@@ -14,24 +14,22 @@ def read(tmp_path):
 
 def test_each_rung_has_a_row(read):
     header, found = rows.rungs(read(made()))
-    assert header == ["stop", "trials", "went on", "stopped", "finished", "best", "median", "cutoff", "batches"]
-    assert [row[:5] for row in found] == [
-        ["1ep", "9", "3", "6", "0"],
-        ["3ep", "3", "1", "2", "0"],
-        ["9ep", "1", "0", "0", "1"],
+    assert header == ["stop", "trials", "then", "best", "median", "cutoff", "batches"]
+    assert [[*row[:3], row[-1]] for row in found] == [
+        ["1ep", "9", "3 went on, 6 stopped", "135"],
+        ["3ep", "3", "1 went on, 2 stopped", "90"],
+        ["9ep", "1", "1 finished", "90"],
     ]
-    assert [row[-1] for row in found] == ["135", "90", "90"]
     assert found[2][-2] == "-"
 
 
-def test_brackets_and_waiting_trials_have_columns_if_there_are_any(read):
+def test_brackets_are_named_if_there_are_several(read):
     found = made()
     found["trials"][0] |= {"bracket": 1, "state": "paused"}
+    found["trials"][1] |= {"bracket": 1, "state": "failed"}
     header, body = rows.rungs(read(found))
-    assert header[:2] == ["bracket", "stop"]
-    assert "waiting" in header
-    assert "failed" not in header
-    assert {row[0] for row in body} == {"0", "1"}
+    assert header[0] == "bracket: stop"
+    assert [row[:3] for row in body if row[0].startswith("1")] == [["1: 1ep", "2", "1 failed, 1 wait"]]
 
 
 def test_each_trial_has_a_row_the_best_first(read):

@@ -71,15 +71,16 @@ def ranked(search: Search) -> list[Trial]:
     """Return all trials, best first.
 
     Trials are compared at the last rung that both have reached: a trial that went further passed one that was stopped,
-    and of two that ended at the same rung, the better score counts. Trials without a score come last.
+    and of two that ended at the same rung, the better score counts. Trials without a score come after those with one,
+    and failed trials after all others.
     """
 
-    def key(trial: Trial) -> tuple[int, bool, float, int]:
-        last = trial.last
+    def key(trial: Trial) -> tuple[bool, int, bool, float, int]:
+        has_failed, last = trial.state == "failed", trial.last
         if last is None:
-            return 1, True, 0.0, trial.number
+            return has_failed, 1, True, 0.0, trial.number
         score = last.score
-        return -last.rung, score is None, 0.0 if score is None else search.sign * score, trial.number
+        return has_failed, -last.rung, score is None, 0.0 if score is None else search.sign * score, trial.number
 
     return sorted(search.trials, key=key)
 
@@ -87,7 +88,8 @@ def ranked(search: Search) -> list[Trial]:
 def best(search: Search) -> Trial | None:
     """Return the best trial; None if no trial has a score."""
     # The first of all may have reached the last rung without a score: then a trial with one is better.
-    return next((trial for trial in ranked(search) if trial.last is not None and trial.last.score is not None), None)
+    sound = [trial for trial in ranked(search) if trial.state != "failed"]
+    return next((trial for trial in sound if trial.last is not None and trial.last.score is not None), None)
 
 
 def place(search: Search, trial: Trial) -> tuple[int, int] | None:

@@ -78,7 +78,8 @@ def parameters(study: SearchStudy, found: Importance, shown: Sequence[str]) -> F
     for axis in panels.flat[len(shown) :]:
         axis.set_visible(False)
     for axis in panels[:, 0]:
-        axis.set_ylabel(plain(printable(search.metric)), fontsize=9)
+        after = "" if len(search.rungs) == 1 else f" at {names.point(search, found.rung)}"
+        axis.set_ylabel(plain(printable(search.metric) + after), fontsize=9)
     shades.scale_scores(panels[0, 0], search, [_score(trial, found.rung) for trial in found.trials])
     return figure
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cairn.runs.terminal import printable
-from cairn.study.picture import INK, RED, Picture, new_figure, plain, short, style_axis
+from cairn.study.picture import GREY, INK, RED, Picture, new_figure, plain, style_axis
 from cairn.study.search import names, parameter_plots, shades
 from cairn.study.search.curves import Curve
 from cairn.study.search.reading import SearchStudy
@@ -21,6 +21,10 @@ _MOST_CURVES, _MOST_BARS = 200, 30
 _LOG_FROM = 6.0
 """The axis of batches is logarithmic if the last stop is this many times as far as the first."""
 _SAVED = "#eceff2"
+_MOST_CHARACTERS = 36
+"""Characters of a label next to a bar."""
+_MANY = 60
+"""With more curves than this, they are thin, so that they do not become one surface."""
 
 
 def pictures(study: SearchStudy) -> list[Picture]:
@@ -74,8 +78,9 @@ def curves(study: SearchStudy, drawn: Sequence[Trial], lines: Mapping[int, Curve
     stops = _stops(search)
     if len(stops) > 1 and max(stops.values()) >= _LOG_FROM * max(1, min(stops.values())):
         axis.set_xscale("log")
+    size = 1.0 if len(drawn) <= _MANY else 0.6
     for trial in reversed(drawn):
-        _draw_curve(axis, study, trial, lines[trial.number])
+        _draw_curve(axis, study, trial, lines[trial.number], size)
     values = [value for line in lines.values() for value in _after(line, min(stops.values(), default=0))]
     values += [result.score for trial in drawn for result in trial.rungs if result.score is not None]
     is_cut = shades.scale_scores(axis, search, values)
@@ -111,17 +116,17 @@ def _after(line: Curve, batches: float) -> list[float]:
     return [value for at, value in zip(line.batches, line.values, strict=True) if at >= batches / 2]
 
 
-def _draw_curve(axis: Any, study: SearchStudy, trial: Trial, line: Curve) -> None:
+def _draw_curve(axis: Any, study: SearchStudy, trial: Trial, line: Curve, size: float) -> None:
     search = study.search
     is_best = study.best is not None and trial.number == study.best.number
-    color, width = (RED, 2.2) if is_best else (shades.of_trial(search, trial), 1.2)
+    color, width = (RED, 2.2) if is_best else (shades.of_trial(search, trial), 1.2 * size)
     known = [(result.total_batches, result.score) for result in trial.rungs if result.score is not None]
     batches, values = (line.batches, line.values) if line.batches else ([at for at, _ in known], [y for _, y in known])
     order = 3 + (trial.last.rung if trial.last else 0) + (len(search.rungs) if is_best else 0)
     axis.plot(batches, values, color=color, lw=width, zorder=order, solid_capstyle="round")
     if known:
         face = color if trial.state in ("finished", "running") else "#ffffff"
-        axis.plot(*known[-1], "o", ms=5, mfc=face, mec=color, mew=1.2, zorder=order + 0.5)
+        axis.plot(*known[-1], "o", ms=5 * size, mfc=face, mec=color, mew=1.2 * size, zorder=order + 0.5)
     if trial.state == "failed" and batches:
         axis.plot(batches[-1], values[-1], "x", ms=7, mew=1.6, color=INK, zorder=order + 1)
 
@@ -149,7 +154,8 @@ def _curves_legend(figure: Figure, study: SearchStudy) -> None:
     handles = []
     for rung in range(len(search.rungs)):
         number = sum(trial.last is not None and trial.last.rung == rung for trial in search.trials)
-        name = "trained to the end" if rung == last else f"ended at {names.point(search, rung)}"
+        verb = "reached" if study.is_running else "ended at"
+        name = "trained to the end" if rung == last else f"{verb} {names.point(search, rung)}"
         if number:
             handles.append(Line2D([], [], color=shades.shade(search, rung), lw=2, label=plain(f"{name} ({number})")))
     if study.best is not None:
@@ -196,8 +202,18 @@ def trials(study: SearchStudy, drawn: Sequence[Trial]) -> Figure:
             fontsize=8,
             annotation_clip=False,
         )
-    labels = [short(f"{trial.number}: {names.values(search, trial)}") for trial in drawn]
-    axis.set_yticks(range(len(drawn)), labels, fontsize=8)
+    axis.set_yticks(range(len(drawn)), [_label(search, trial) for trial in drawn], fontsize=8)
+    head = plain(_cut(f"trial: {', '.join(names.short_names(search.parameters).values())}"))
+    axis.annotate(
+        head,
+        (-0.006, -0.62),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color=GREY,
+        annotation_clip=False,
+    )
     axis.set_ylim(len(drawn) - 0.4, -0.6)
     axis.set_xlim(0, most or 1)
     style_axis(axis, "batches")
@@ -206,6 +222,16 @@ def trials(study: SearchStudy, drawn: Sequence[Trial]) -> Figure:
     _round_numbers(axis)
     _trials_legend(figure, study)
     return figure
+
+
+def _label(search: Search, trial: Trial) -> str:
+    """Return the number of a trial and the values of its parameters, in their order."""
+    found = [names.value(trial.parameters[name]) if name in trial.parameters else "-" for name in search.parameters]
+    return plain(_cut(f"{trial.number}: {', '.join(found)}"))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
 
 
 def _full(study: SearchStudy, trial: Trial) -> int:

@@ -9,6 +9,7 @@ from cairn.study import cells
 from cairn.study.cells import percent
 from cairn.study.search import names, outcome
 from cairn.study.search.importance import Importance
+from cairn.study.search.outcome import RungOutcome
 from cairn.study.search.reading import SearchStudy
 from cairn.study.search.record import Trial
 
@@ -16,42 +17,38 @@ _STATES = {"paused": "waits", "running": "runs"}
 IMPORTANCE_HEADER = ("parameter", "importance", "by chance", "searched", "best trials")
 
 
-def rungs(study: SearchStudy) -> tuple[list[str], list[list[str]]]:
-    """Return column heads, and a row of cells for each rung of each bracket."""
-    has_brackets = len({item.bracket for item in study.rungs}) > 1
-    shown = {
-        "trials": "num_reached",
-        "went on": "num_on",
-        "stopped": "num_stopped",
-        "finished": "num_finished",
-        "failed": "num_failed",
-        "waiting": "num_waiting",
-    }
-    used = {
-        head: name
-        for head, name in shown.items()
-        if head in ("trials", "went on", "stopped") or any(getattr(item, name) for item in study.rungs)
-    }
-    header = [*(["bracket"] if has_brackets else []), "stop", *used, "best", "median", "cutoff", "batches"]
-    return header, [
-        [
-            *([str(item.bracket)] if has_brackets else []),
-            names.rung(study.search, item.rung),
-            *(str(getattr(item, name)) for name in used.values()),
-            *(names.score(value) for value in (item.best, item.middle, item.cutoff)),
-            f"{item.batches:,}",
-        ]
-        for item in study.rungs
-    ]
-
-
 RUNG_MEANINGS = {
     "stop": "where trials pause, in their full schedule",
     "trials": "trials that reached it",
-    "went on": "trials that trained on from there, without a batch trained twice",
+    "then": "what became of them; those that went on have not trained a batch twice",
     "cutoff": "worst score of those that went on",
     "batches": "batches of all trials from the stop before to this one",
 }
+
+
+def rungs(study: SearchStudy) -> tuple[list[str], list[list[str]]]:
+    """Return column heads, and a row of cells for each rung of each bracket."""
+    has_brackets = len({item.bracket for item in study.rungs}) > 1
+    made = []
+    for item in study.rungs:
+        stop = names.rung(study.search, item.rung)
+        scores = (names.score(value) for value in (item.best, item.middle, item.cutoff))
+        where = f"{item.bracket}: {stop}" if has_brackets else stop
+        made.append([where, str(item.num_reached), _then(item), *scores, f"{item.batches:,}"])
+    first = "bracket: stop" if has_brackets else "stop"
+    return [first, "trials", "then", "best", "median", "cutoff", "batches"], made
+
+
+def _then(item: RungOutcome) -> str:
+    """Return what became of the trials at a stop: `3 went on, 6 stopped`."""
+    found = {
+        "went on": item.num_on,
+        "stopped": item.num_stopped,
+        "finished": item.num_finished,
+        "failed": item.num_failed,
+        "wait": item.num_waiting,
+    }
+    return ", ".join(f"{number} {what}" for what, number in found.items() if number)
 
 
 def trials(study: SearchStudy, is_folded: bool = False) -> tuple[list[str], list[list[str]]]:

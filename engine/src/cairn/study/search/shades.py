@@ -13,7 +13,7 @@ _DARK = "#173f57"
 _KEPT, _FAR = 0.9, 3.0
 """Scores that are this many times as far from the best as this share of them are outside of a picture: a trial that
 diverged would else hide all others."""
-_WIDE = 20.0
+_WIDE = 8.0
 """Scores whose largest is more than this many times the smallest get a logarithmic axis."""
 _ROOM = 0.06
 """Empty part of the axis at both ends."""
