@@ -106,14 +106,12 @@ def test_brackets_are_apart(read):
         (0, 1, 1),
         (1, 1, 2),
     ]
-    assert outcome.place(found, found.trials[3]) == (2, 2)
-    assert outcome.place(found, found.trials[0]) == (2, 2)
+    assert outcome.places(found) == {0: (2, 2), 1: (1, 1), 2: (1, 2), 3: (2, 2)}
 
 
 def test_the_place_counts_who_was_better_at_the_same_stop(read):
     found = read(search(trial(0, 0.3), trial(1, 0.2, 0.1), trial(2, 0.4), trial(3, None), trial(4, 0.4)))
-    places = [outcome.place(found, item) for item in found.trials]
-    assert places == [(2, 5), (1, 1), (3, 5), None, (3, 5)]
+    assert outcome.places(found) == {0: (2, 5), 1: (1, 1), 2: (3, 5), 4: (3, 5)}
 
 
 def test_what_was_saved_is_counted_in_batches(read):

@@ -26,11 +26,12 @@ def test_each_compared_trial_is_a_point_in_each_panel(study):
     panels = dict(zip(shown, figure.axes, strict=False))
     rate = panels["model.optimizer.lr"]
     assert rate.get_xscale() == "log"
-    points = {(line.get_xdata()[0], line.get_ydata()[0]) for line in rate.lines}
-    assert points == {(t.parameters["model.optimizer.lr"], t.at(0).score) for t in study.search.trials}
+    points = sorted(tuple(point) for point in rate.collections[0].get_offsets())
+    expected = sorted((t.parameters["model.optimizer.lr"], t.at(0).score) for t in study.search.trials)
+    assert points == [pytest.approx(point) for point in expected]
     choice = panels["model"]
     assert [label.get_text() for label in choice.get_xticklabels()] == ["mlp", "cnn"]
-    places = [line.get_xdata()[0] for line in choice.lines]
+    places = [place for place, _ in choice.collections[0].get_offsets()]
     assert len(set(places)) == 40, "equal choices do not hide each other"
     assert sorted(round(place) for place in places).count(0) == sum(
         t.parameters["model"] == "mlp" for t in study.search.trials

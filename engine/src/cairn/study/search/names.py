@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cairn.runs.terminal import printable
@@ -41,9 +41,13 @@ def score(of: float | None) -> str:
     return UNKNOWN if of is None else f"{of:.4g}"
 
 
-def values(search: Search, trial: Trial) -> str:
-    """Format all parameters of a trial: `lr=0.01 dropout=0.2`."""
-    short = short_names(search.parameters)
+def values(short: Mapping[str, str], trial: Trial) -> str:
+    """Format all parameters of a trial: `lr=0.01 dropout=0.2`.
+
+    Args:
+        short: Short names of the parameters.
+        trial: The trial.
+    """
     return " ".join(f"{short.get(name, printable(name))}={value(of)}" for name, of in trial.parameters.items())
 
 

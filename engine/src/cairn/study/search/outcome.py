@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, median_low
@@ -92,18 +94,25 @@ def best(search: Search) -> Trial | None:
     return next((trial for trial in sound if trial.last is not None and trial.last.score is not None), None)
 
 
-def place(search: Search, trial: Trial) -> tuple[int, int] | None:
-    """Return the place of a trial among those of its bracket at its last rung, and their number.
+def places(search: Search) -> dict[int, tuple[int, int]]:
+    """Return the place of each trial among those of its bracket at its last rung, and their number.
 
-    Returns:
-        None if it has not reached a rung, or has no score there.
+    Trials that have not reached a rung, or have no score there, have no place.
     """
-    if trial.last is None or trial.last.score is None:
-        return None
-    found = _results(search, trial.bracket, trial.last.rung)
-    own = search.sign * trial.last.score
-    better = [score for _, score in found if score is not None and search.sign * score < own]
-    return len(better) + 1, len(found)
+    groups = defaultdict[tuple[int, int], list[float | None]](list)
+    for trial in search.trials:
+        for result in trial.rungs:
+            groups[trial.bracket, result.rung].append(result.score)
+    ordered = {
+        group: sorted(search.sign * score for score in scores if score is not None) for group, scores in groups.items()
+    }
+    found = {}
+    for trial in search.trials:
+        if trial.last is not None and trial.last.score is not None:
+            group = trial.bracket, trial.last.rung
+            better = bisect_left(ordered[group], search.sign * trial.last.score)
+            found[trial.number] = better + 1, len(groups[group])
+    return found
 
 
 def rungs(search: Search) -> list[RungOutcome]:

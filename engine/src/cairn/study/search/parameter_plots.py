@@ -42,7 +42,6 @@ def pictures(study: SearchStudy) -> list[Picture]:
 
 def importance(study: SearchStudy, found: Importance) -> Figure:
     """Draw a bar for each parameter, with a mark for what chance gives."""
-    short_of = names.short_names(study.search.parameters)
     figure = new_figure(7.5, 0.9 + 0.34 * len(found.shares))
     axis = figure.subplots()
     for place, (name, share) in enumerate(found.shares.items()):
@@ -57,7 +56,7 @@ def importance(study: SearchStudy, found: Importance) -> Figure:
             va="center",
             fontsize=8,
         )
-    axis.set_yticks(range(len(found.shares)), [short(short_of[name]) for name in found.shares], fontsize=8)
+    axis.set_yticks(range(len(found.shares)), [short(study.short_names[name]) for name in found.shares], fontsize=8)
     axis.set_ylim(len(found.shares) - 0.4, -0.6)
     axis.set_xlim(0, 118 * max(0.1, *found.shares.values(), *found.chance.values()))
     style_axis(axis, "importance, % (mark: by chance)")
@@ -67,14 +66,13 @@ def importance(study: SearchStudy, found: Importance) -> Figure:
 def parameters(study: SearchStudy, found: Importance, shown: Sequence[str]) -> Figure:
     """Draw a panel for each of some parameters: the score of each compared trial over its value."""
     search = study.search
-    short_of = names.short_names(search.parameters)
     num_columns = min(_COLUMNS, len(shown))
     num_rows = math.ceil(len(shown) / num_columns)
     figure = new_figure(3.5 * max(2, num_columns), 2.7 * num_rows + 0.2)
     panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
     for axis, name in zip(panels.flat, shown, strict=False):
         _draw_panel(axis, study, found, name)
-        style_axis(axis, plain(f"{short_of[name]} ({100 * found.shares[name]:.0f} %)"))
+        style_axis(axis, plain(f"{study.short_names[name]} ({100 * found.shares[name]:.0f} %)"))
     for axis in panels.flat[len(shown) :]:
         axis.set_visible(False)
     for axis in panels[:, 0]:
@@ -91,23 +89,21 @@ def _score(trial: Trial, rung: int) -> float:
 
 def _draw_panel(axis: Any, study: SearchStudy, found: Importance, name: str) -> None:
     search, parameter = study.search, study.search.parameters[name]
-    used = [trial for trial in found.trials if name in trial.parameters]
-    places = _places(axis, parameter, [trial.parameters[name] for trial in used])
     best = study.best.number if study.best is not None else None
-    for trial, place in zip(used, places, strict=True):
-        is_best = trial.number == best
-        color = RED if is_best else shades.of_trial(search, trial)
-        order = 2 + (trial.last.rung if trial.last else 0) + is_best * len(search.rungs)
-        axis.plot(
-            place,
-            _score(trial, found.rung),
-            "o",
-            ms=7 if is_best else 5.5,
-            mfc=color,
-            mec="#ffffff",
-            mew=0.6,
-            zorder=order,
-        )
+    # Those that went further are drawn later, and so on top.
+    used = sorted(
+        (trial for trial in found.trials if name in trial.parameters),
+        key=lambda trial: (trial.number == best, trial.last.rung if trial.last else 0),
+    )
+    axis.scatter(
+        _places(axis, parameter, [trial.parameters[name] for trial in used]),
+        [_score(trial, found.rung) for trial in used],
+        s=[50 if trial.number == best else 30 for trial in used],
+        c=[RED if trial.number == best else shades.of_trial(search, trial) for trial in used],
+        edgecolors="#ffffff",
+        linewidths=0.6,
+        zorder=2,
+    )
 
 
 def _places(axis: Any, parameter: Parameter, values: Sequence[Any]) -> list[float]:

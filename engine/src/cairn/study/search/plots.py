@@ -203,7 +203,7 @@ def trials(study: SearchStudy, drawn: Sequence[Trial]) -> Figure:
             annotation_clip=False,
         )
     axis.set_yticks(range(len(drawn)), [_label(search, trial) for trial in drawn], fontsize=8)
-    head = plain(_cut(f"trial: {', '.join(names.short_names(search.parameters).values())}"))
+    head = plain(_cut(f"trial: {', '.join(study.short_names.values())}"))
     axis.annotate(
         head,
         (-0.006, -0.62),

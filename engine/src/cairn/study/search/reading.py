@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cairn.account import progress as progress_file
 from cairn.runs.directory import RunDirectory
-from cairn.study.search import curves, importance, outcome, record
+from cairn.study.search import curves, importance, names, outcome, record
 from cairn.study.search.curves import Curve
 from cairn.study.search.importance import Importance
 from cairn.study.search.outcome import RungOutcome, Training
@@ -33,6 +33,16 @@ class SearchStudy:
     def best(self) -> Trial | None:
         """The best trial; None if no trial has a score."""
         return outcome.best(self.search)
+
+    @cached_property
+    def places(self) -> Mapping[int, tuple[int, int]]:
+        """Place of each trial at its last rung, and the number of trials there."""
+        return outcome.places(self.search)
+
+    @cached_property
+    def short_names(self) -> Mapping[str, str]:
+        """Short name of each parameter."""
+        return names.short_names(self.search.parameters)
 
     @cached_property
     def rungs(self) -> list[RungOutcome]:

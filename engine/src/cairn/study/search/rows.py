@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cairn.runs.terminal import printable
 from cairn.study import cells
 from cairn.study.cells import percent
-from cairn.study.search import names, outcome
+from cairn.study.search import names
 from cairn.study.search.importance import Importance
 from cairn.study.search.outcome import RungOutcome
 from cairn.study.search.reading import SearchStudy
@@ -59,23 +59,22 @@ def trials(study: SearchStudy, is_folded: bool = False) -> tuple[list[str], list
         is_folded: Put all parameters into one column.
     """
     search = study.search
-    short = names.short_names(search.parameters)
     header = ["rank", "trial", printable(search.metric), "at", "state"]
-    header += ["parameters"] if is_folded else [short[name] for name in search.parameters]
+    header += ["parameters"] if is_folded else [study.short_names[name] for name in search.parameters]
     made = []
     for rank, trial in enumerate(study.ranked, start=1):
         last = trial.last
         known = [names.value(trial.parameters[name]) if name in trial.parameters else "" for name in search.parameters]
         at = cells.UNKNOWN if last is None else names.rung(search, last.rung)
         figures = [str(rank), str(trial.number), names.score(last.score if last else None), at, _state(study, trial)]
-        made.append([*figures, *([names.values(search, trial)] if is_folded else known)])
+        made.append([*figures, *([names.values(study.short_names, trial)] if is_folded else known)])
     return header, made
 
 
 def _state(study: SearchStudy, trial: Trial) -> str:
     """Return what became of a trial; of one that was stopped, also its place among those at the same stop."""
     text = printable(_STATES.get(trial.state, trial.state))
-    place = outcome.place(study.search, trial) if trial.state in ("stopped", "paused") else None
+    place = study.places.get(trial.number) if trial.state in ("stopped", "paused") else None
     return f"{text} ({place[0]} of {place[1]})" if place else text
 
 
@@ -112,10 +111,9 @@ def parameters(study: SearchStudy) -> list[list[str]]:
     if found is None:
         return []
     best, space = _best(study, found), study.search.parameters
-    short = names.short_names(space)
     return [
         [
-            short[name],
+            study.short_names[name],
             percent(share),
             percent(found.chance[name]),
             names.space(space[name]),

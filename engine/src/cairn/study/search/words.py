@@ -139,7 +139,7 @@ def _best_trial(study: SearchStudy) -> str:
     where = "" if len(search.rungs) == 1 else f" at {names.point(search, trial.last.rung)}"
     return (
         f"Best: trial {trial.number}, {printable(search.metric)} {names.score(trial.last.score)}{where}, with "
-        f"{names.values(search, trial)}; its run is {printable(trial.directory)}."
+        f"{names.values(study.short_names, trial)}; its run is {printable(trial.directory)}."
     )
 
 
