@@ -86,6 +86,15 @@ def steps(raw: Mapping[str, Any], way: Way) -> list[int]:
     return sorted({item["spent"] for run in raw["runs"] for item in run["ways"][way]})
 
 
+def needed(raw: Mapping[str, Any], way: Way, score: float) -> int | None:
+    """Return the smallest budget at which the median score of a way is as good; None if it is not within the whole."""
+    for spent in steps(raw, way):
+        middle = row(raw, way, spent).middle("score")
+        if middle is not None and middle <= score:
+            return spent
+    return None
+
+
 def rows(raw: Mapping[str, Any]) -> list[Row]:
     """Return the rows of the table: for each budget, each way."""
     return [row(raw, way, spent) for spent in budgets(raw) for way in WAYS]

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import tables
 from benchmarks.search import figures
 from benchmarks.search.figures import Row
-from benchmarks.search.schedule import WAYS, Way
+from benchmarks.search.schedule import WAYS, Plan, Way
 
 PAGE = Path(__file__).parent.with_name("SEARCH.md")
 PICTURE = PAGE.with_name("search.png")
@@ -26,7 +26,7 @@ _GRID = "#e6e6e6"
 
 def cells(raw: Mapping[str, Any], item: Row) -> tuple[str, ...]:
     """Return a row, in the order of HEADER."""
-    budget = f"{item.spent / figures.plan(raw).full:.3g} full runs"
+    budget = _full_runs(item.spent, figures.plan(raw))
     middle = item.middle("score")
     if middle is None:
         return budget, LABELS[item.way], "no trial has reached the end in each seed", "", "", ""
@@ -66,17 +66,19 @@ def text(raw: Mapping[str, Any]) -> str:
         f"has {plan.full} epochs of {batches} batches, with a cosine schedule over all of them; {num_seeds} seeds, "
         f"each with other settings, splits and weights.",
         f"All searches try the same settings in the same order, and have the same number of batches: "
-        f"{plan.budget * batches:,}, as many as {plan.budget / plan.full:.3g} full runs. Halving stops trials at "
+        f"{plan.budget * batches:,}, as many as {_full_runs(plan.budget, plan)}. Halving stops trials at "
         f"{_listed(plan.rungs[:-1])} epochs, where 1 of {plan.eta} goes on; a bracket of {plan.num_started} trials, "
-        f"one of which reaches the end, takes {costs['goes on'] / plan.full:.3g} full runs if trials go on, and "
+        f"one of which reaches the end, takes {_full_runs(costs['goes on'], plan)} if trials go on, and "
         f"{costs['restarts'] / plan.full:.3g} if each starts again from zero at each stop. So the same training is "
         f"enough for {started['goes on']}, {started['restarts']} and {started['random']} trials.",
         tables.markdown(HEADER, [cells(raw, item) for item in figures.rows(raw)]),
         "Val loss: of the best trial that was trained to the end, by which it was chosen; median and range over the "
         "seeds. Ours: seeds in which halving that goes on has found a better, an equal and a worse one at the same "
         "budget. Test: of the chosen trial, median.",
+        *_needed(raw),
         f"![The same as a plot]({PICTURE.name})",
-        "Both halvings make the same decisions: a trial that goes on ends with the same weights as one that was never "
+        "Each trial is trained once, by a plain loop in one process, and what each search spends is counted. Both "
+        "halvings make the same decisions: a trial that goes on ends with the same weights as one that was never "
         "paused, and one that restarts trains the same batches again. They differ only in how many trials they can "
         "afford, so that one is never worse than the other at the same budget. The figures are therefore those of "
         "exact pauses; what they would be if a pause changed the training was not measured.",
@@ -85,6 +87,25 @@ def text(raw: Mapping[str, Any]) -> str:
         "Scores do not depend on the speed of the machine, but may differ in the last digits between processors.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _needed(raw: Mapping[str, Any]) -> list[str]:
+    """Return a sentence about the training that each way needs for what random search has found in the end."""
+    plan = figures.plan(raw)
+    target = figures.row(raw, "random", plan.budget).middle("score")
+    if target is None:
+        return []
+    texts = []
+    for way in WAYS:
+        spent = figures.needed(raw, way, target)
+        enough = "does not reach it" if spent is None else f"needs {_full_runs(spent, plan)}"
+        texts.append(f"{LABELS[way]} {enough}")
+    return [f"To a median val loss of {target:.4f}, with which random search ends: {', '.join(texts)}."]
+
+
+def _full_runs(epochs: int, plan: Plan) -> str:
+    number = epochs / plan.full
+    return "1 full run" if number == 1 else f"{number:.3g} full runs"
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -106,7 +127,8 @@ def draw(raw: Mapping[str, Any], path: Path) -> None:
     left.set_xlim(0, figures.plan(raw).budget / figures.plan(raw).full)
     left.set_xlabel("training, in full runs", fontsize=9)
     left.set_ylabel("best val loss so far", fontsize=9)
-    left.legend(fontsize=8, frameon=False, loc="upper right")
+    handles, labels = left.get_legend_handles_labels()
+    left.legend(handles[::-1], labels[::-1], fontsize=8, frameon=False, loc="upper right")
     left.set_title("Median over the seeds; shaded: the middle half of them", fontsize=9, loc="left")
     _seeds(right, raw)
     for axis in (left, right):

@@ -125,11 +125,19 @@ def test_a_way_that_has_finished_nothing_says_so(raw):
     assert figures.wins(figures.row(raw, "goes on", 81), figures.row(raw, "restarts", 81)) == (1, 2, 0)
 
 
+def test_the_training_for_a_score_is_where_the_median_is_as_good(raw):
+    assert [figures.needed(raw, "goes on", score) for score in (0.5, 0.3, 0.2)] == [9, 40, None]
+    raw["runs"][0]["ways"]["random"] = []
+    assert figures.needed(raw, "random", 0.5) is None
+
+
 def test_the_page_and_the_plot_show_the_searches(raw, tmp_path):
     text = page.text(raw)
     assert "1,620, as many as 9 full runs" in text
     assert "takes 2.33 full runs if trials go on, and 3 if each starts again" in text
     assert "30, 20 and 9 trials" in text
+    assert "To a median val loss of 0.5000" in text
+    assert "halving that goes on needs 1 full run," in text
     assert "| 9 full runs | random search of full runs | 0.5000 (0.5000 to 0.5000) | 3, 0, 0 |" in text
     page.draw(raw, tmp_path / "plot.png")
     raw["runs"][0]["ways"] = {way: [] for way in WAYS}

@@ -46,7 +46,7 @@ def test_what_a_later_version_adds_is_left_out(tmp_path):
     assert record.read(search_directory(tmp_path, found, curves=False)).trials[0].number == 0
 
 
-@pytest.mark.parametrize("score", ["NaN", "Infinity", "-Infinity", "null"])
+@pytest.mark.parametrize("score", ["NaN", "Infinity", "-Infinity", "1e200", "null"])
 def test_a_score_that_is_not_finite_is_none(tmp_path, score):
     text = json.dumps(with_result(score=12345.5)).replace("12345.5", score)
     (tmp_path / "sweep.json").write_text(text)
@@ -67,6 +67,10 @@ def test_a_score_that_is_not_finite_is_none(tmp_path, score):
         (changed(trials=2 * made()["trials"]), "two trials have the same number"),
         (with_trial(rungs=2 * made()["trials"][0]["rungs"][:1]), "trial 0 has rungs [0, 0], of 3"),
         (with_trial(full_batches=-1), "full_batches is -1"),
+        (with_trial(parameters={"lr": 10**400}), "a parameter of trial 0 is not a finite number, or is too large"),
+        (with_trial(parameters={"lr": [float("inf")]}), "a parameter of trial 0 is not a finite number"),
+        (changed(parameters={"lr": {"kind": "choice", "choices": [float("nan")]}}), "a choice is not a finite number"),
+        (changed(eta=float("inf")), "eta is inf"),
         (with_result(rung=3), "has rungs"),
         (with_result(total_batches=-5), "total_batches is -5"),
         (with_result(score="low"), "score is 'low'"),
@@ -92,7 +96,7 @@ def test_a_file_that_is_missing_or_cut_is_one_sentence(tmp_path):
         record.read(tmp_path)
 
 
-@pytest.mark.parametrize("directory", ["/etc", "../other", "a/../../b", "", "."])
+@pytest.mark.parametrize("directory", ["/etc", "../other", "a/../../b", "", ".", "a\0b", "\ud800"])
 def test_a_directory_outside_of_the_sweep_is_not_read(tmp_path, directory):
     search = record.read(search_directory(tmp_path, with_trial(directory=directory), curves=False))
     assert search.folder(search.trials[0]) is None

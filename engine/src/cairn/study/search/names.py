@@ -53,7 +53,7 @@ def values(short: Mapping[str, str], trial: Trial) -> str:
 
 def rung(search: Search, number: int) -> str:
     """Return the stop of a rung, such as `3ep`."""
-    return printable(search.rungs[number])
+    return value(search.rungs[number])
 
 
 def point(search: Search, number: int) -> str:

@@ -6,8 +6,8 @@ figures of a part of it would look like those of the whole.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from cairn.types import Mode
 
 NAME = "sweep.json"
 FORMAT = 1
+_LARGEST = 1e150
+"""Numbers are smaller than this, so that their squares and differences are finite."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,17 @@ class Search:
         """Return the directory of a trial; None if it is not below that of the sweep."""
         # The file may come from other people: a name with `..` could be any directory of this machine.
         path = Path(trial.directory)
-        return None if path.is_absolute() or ".." in path.parts or not path.parts else self.path / path
+        if path.is_absolute() or ".." in path.parts or not path.parts or not _is_name(trial.directory):
+            return None
+        return self.path / path
+
+
+def _is_name(text: str) -> bool:
+    """Return whether a file system can have a file of this name."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -187,7 +199,7 @@ def _trial(value: Any) -> Any:
 def _result(value: Any) -> Any:
     result = _known(RungResult, value)
     score = result.get("score") if isinstance(result, dict) else None
-    if isinstance(score, float) and not math.isfinite(score):
+    if isinstance(score, float) and not abs(score) < _LARGEST:
         result["score"] = None
     return result
 
@@ -203,17 +215,29 @@ def _check(found: _File) -> None:
     Raises:
         RecordError: A number cannot be right.
     """
+    records.require_finite(found, "eta")
     if not found.rungs:
         raise RecordError("rungs is empty")
     if len({trial.number for trial in found.trials}) < len(found.trials):
         raise RecordError("two trials have the same number")
     for parameter in found.parameters.values():
         records.require_finite(parameter, "low", "high", "step")
+        _check_values("a choice", parameter.choices)
     for trial in found.trials:
         records.require_counts(trial, "number", "bracket", "full_batches")
+        _check_values(f"a parameter of trial {trial.number}", trial.parameters.values())
         places = [result.rung for result in trial.rungs]
         if places != sorted(set(places)) or any(not 0 <= place < len(found.rungs) for place in places):
             raise RecordError(f"trial {trial.number} has rungs {places}, of {len(found.rungs)}")
         for result in trial.rungs:
             records.require_counts(result, "batches", "total_batches")
             records.require_finite(result, "epoch")
+
+
+def _check_values(what: str, values: Iterable[Any]) -> None:
+    """Check that values can be computed with and written as JSON, whatever their type is."""
+    for value in values:
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        _check_values(what, inside)
+        if isinstance(value, int | float) and not abs(value) < _LARGEST:  # nor NaN
+            raise RecordError(f"{what} is not a finite number, or is too large")

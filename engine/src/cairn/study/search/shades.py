@@ -15,6 +15,7 @@ _KEPT, _FAR = 0.9, 3.0
 diverged would else hide all others."""
 _WIDE = 8.0
 """Scores whose largest is more than this many times the smallest get a logarithmic axis."""
+_SMALLEST = 1e-100
 _ROOM = 0.06
 """Empty part of the axis at both ends."""
 
@@ -42,7 +43,7 @@ def scale_scores(axis: Any, search: Search, values: Sequence[float]) -> bool:
         return False
     ordered = sorted(values, key=lambda value: search.sign * value)
     best, usual = ordered[0], ordered[int(_KEPT * (len(ordered) - 1))]
-    is_log = min(values) > 0 and max(best, usual) / min(best, usual) > _WIDE
+    is_log = min(values) > _SMALLEST and max(best, usual) / min(best, usual) > _WIDE
     place = math.log if is_log else float
     span = abs(place(usual) - place(best))
     inside = [value for value in ordered if not span or abs(place(value) - place(best)) <= _FAR * span]
