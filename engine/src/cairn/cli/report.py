@@ -112,5 +112,5 @@ def _print(sweep: Path, parts: Iterable[Table | Text], written: Path) -> None:
         if isinstance(text, Table):
             print_table(console, text)
         else:
-            console.print(text, highlight=False)
+            console.print(text, highlight=False, soft_wrap=bool(text.no_wrap))
     console.print(Text(f"\npage: {summary.relative(written)}"), soft_wrap=True)

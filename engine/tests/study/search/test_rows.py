@@ -34,27 +34,28 @@ def test_brackets_are_named_if_there_are_several(read):
 
 def test_each_trial_has_a_row_the_best_first(read):
     header, found = rows.trials(read(made()))
-    assert header == ["rank", "trial", "val/loss", "at", "state", "lr", "dropout", "model"]
+    assert header == ["rank", "trial", "val/loss", "at", "place", "state", "lr", "dropout", "model"]
     assert [row[3] for row in found] == ["9ep", "3ep", "3ep", *["1ep"] * 6]
-    assert [row[4] for row in found[:4]] == ["finished", "stopped (2 of 3)", "stopped (3 of 3)", "stopped (4 of 9)"]
+    assert [row[4] for row in found[:4]] == ["1/1", "2/3", "3/3", "4/9"]
+    assert [row[5] for row in found[:2]] == ["finished", "stopped"]
     header, folded = rows.trials(read(made()), is_folded=True)
     assert header[-1] == "parameters"
-    assert folded[0][-1] == f"lr={found[0][5]} dropout={found[0][6]} model={found[0][7]}"
+    assert folded[0][-1] == f"lr={found[0][6]} dropout={found[0][7]} model={found[0][8]}"
 
 
 def test_a_trial_without_a_rung_and_a_parameter_without_a_value(read):
     found = made()
     found["trials"][0] |= {"rungs": [], "state": "failed", "parameters": {"model": "mlp"}}
     _, body = rows.trials(read(found))
-    assert body[-1] == ["9", "0", "-", "-", "failed", "", "", "mlp"]
+    assert body[-1] == ["9", "0", "-", "-", "-", "failed", "", "", "mlp"]
 
 
 def test_stops_are_listed_by_time(read):
     header, found = rows.stops(read(made()))
-    assert header == ["time", "trial", "at", "score", "batches", "what"]
+    assert header == ["time", "trial", "at", "score", "place", "batches", "state"]
     assert [row[0] for row in found] == sorted(row[0] for row in found)
     assert found[-1][0] == "2026-01-01 00:13:00"
-    assert (found[-1][2], found[-1][4], found[-1][5]) == ("9ep", "135", "finished")
+    assert found[-1][4:] == ["1/1", "135", "finished"]
 
 
 def test_each_parameter_has_a_row_with_where_the_best_lie(read):

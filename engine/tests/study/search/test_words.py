@@ -69,6 +69,31 @@ def test_the_measure_of_importance_is_named_with_its_limits(read):
     assert "too few" not in many
 
 
+def test_the_best_trial_has_a_line_that_can_be_copied(read, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = made()
+    study = read(found)
+    assert words.best_run(study) == [f"run of the best trial: trial={study.best.number}"]
+    line = next(item for item in words.terminal(study) if "run of the best" in str(item))
+    assert line.no_wrap
+
+
+def test_a_best_trial_that_was_better_before_is_named(read):
+    found = made()
+    best = read(found).best.number
+    assert not any("was better before" in note for note in words.notes(read(found)))
+    found["trials"][best]["rungs"][-1]["score"] = 0.9
+    assert any(note.startswith(f"Trial {best} was better before: 0.1") for note in words.notes(read(found)))
+
+
+@pytest.mark.parametrize(("name", "is_folded"), [("lr", False), ("a_parameter_with_a_long_name_indeed", True)])
+def test_parameters_share_a_column_if_the_line_is_too_short(read, name, is_folded):
+    found = made()
+    found["parameters"] = {f"{name}{number}": {"kind": "float", "low": 0, "high": 1} for number in range(3)}
+    tables = [item for item in words.terminal(read(found)) if hasattr(item, "columns")]
+    assert any(column.header == "parameters" for column in tables[1].columns) == is_folded
+
+
 def test_failed_and_odd_trials_are_named(read):
     found = made(12)
     for trial in found["trials"][:7]:

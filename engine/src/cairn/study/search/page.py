@@ -20,10 +20,15 @@ def page(study: SearchStudy, pictures: Sequence[Picture]) -> str:
     """
     important = html.table(rows.IMPORTANCE_HEADER, rows.parameters(study))
     sections = [
-        html.section("Result", html.paragraphs(words.conclusion(study), "choice")),
+        html.section("Result", html.paragraphs([*words.conclusion(study), *words.best_run(study)], "choice")),
         html.section("Learning curves", *html.figures(pictures, "curves")),
         html.section("Rungs", html.table(*rows.rungs(study)), html.meanings(rows.RUNG_MEANINGS)),
-        html.section("Trials", *html.figures(pictures, "trials"), html.table(*rows.trials(study))),
+        html.section(
+            "Trials",
+            *html.figures(pictures, "trials"),
+            html.table(*rows.trials(study)),
+            html.meanings(rows.TRIAL_MEANINGS),
+        ),
         html.section(
             "Parameters", *html.figures(pictures, "importance"), important, *html.figures(pictures, "parameters")
         ),

@@ -79,6 +79,8 @@ def parameters(study: SearchStudy, found: Importance, shown: Sequence[str]) -> F
         after = "" if len(search.rungs) == 1 else f" at {names.point(search, found.rung)}"
         axis.set_ylabel(plain(printable(search.metric) + after), fontsize=9)
     shades.scale_scores(panels[0, 0], search, [_score(trial, found.rung) for trial in found.trials])
+    for axis in panels.flat:
+        shades.round_numbers(axis)
     return figure
 
 

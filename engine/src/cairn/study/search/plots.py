@@ -91,8 +91,10 @@ def curves(study: SearchStudy, drawn: Sequence[Trial], lines: Mapping[int, Curve
             label, (batches, 1), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points", **_STOP
         )
     style_axis(axis, "batches")
+    if axis.get_xscale() == "linear":
+        axis.xaxis.set_major_formatter("{x:,.6g}")
     axis.set_ylabel(plain(printable(search.metric)), fontsize=9)
-    _round_numbers(axis)
+    shades.round_numbers(axis)
     _curves_legend(figure, study)
     return figure, is_cut
 
@@ -129,22 +131,6 @@ def _draw_curve(axis: Any, study: SearchStudy, trial: Trial, line: Curve, size: 
         axis.plot(*known[-1], "o", ms=5 * size, mfc=face, mec=color, mew=1.2 * size, zorder=order + 0.5)
     if trial.state == "failed" and batches:
         axis.plot(batches[-1], values[-1], "x", ms=7, mew=1.6, color=INK, zorder=order + 1)
-
-
-def _round_numbers(axis: Any) -> None:
-    """Write whole numbers instead of powers of ten, as far as there is room."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    for each, scale, text in (
-        (axis.xaxis, axis.get_xscale(), "{:,.6g}"),
-        (axis.yaxis, axis.get_yscale(), "{:g}"),
-    ):
-        if scale == "log":
-            low, high = each.get_view_interval()
-            each.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,), numticks=12))
-            each.set_minor_formatter(NullFormatter())
-        if scale == "log" or each is axis.xaxis:
-            each.set_major_formatter(lambda value, _, text=text: text.format(value))
 
 
 def _curves_legend(figure: Figure, study: SearchStudy) -> None:
@@ -217,9 +203,11 @@ def trials(study: SearchStudy, drawn: Sequence[Trial]) -> Figure:
     axis.set_ylim(len(drawn) - 0.4, -0.6)
     axis.set_xlim(0, most or 1)
     style_axis(axis, "batches")
+    if axis.get_xscale() == "linear":
+        axis.xaxis.set_major_formatter("{x:,.6g}")
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
-    _round_numbers(axis)
+    shades.round_numbers(axis)
     _trials_legend(figure, study)
     return figure
 

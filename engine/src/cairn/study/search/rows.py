@@ -26,6 +26,12 @@ RUNG_MEANINGS = {
 }
 
 
+TRIAL_MEANINGS = {
+    "at": "the last stop that it has reached",
+    "place": "its place there, among the trials of its bracket",
+}
+
+
 def rungs(study: SearchStudy) -> tuple[list[str], list[list[str]]]:
     """Return column heads, and a row of cells for each rung of each bracket."""
     has_brackets = len({item.bracket for item in study.rungs}) > 1
@@ -59,23 +65,27 @@ def trials(study: SearchStudy, is_folded: bool = False) -> tuple[list[str], list
         is_folded: Put all parameters into one column.
     """
     search = study.search
-    header = ["rank", "trial", printable(search.metric), "at", "state"]
+    header = ["rank", "trial", printable(search.metric), "at", "place", "state"]
     header += ["parameters"] if is_folded else [study.short_names[name] for name in search.parameters]
     made = []
     for rank, trial in enumerate(study.ranked, start=1):
         last = trial.last
         known = [names.value(trial.parameters[name]) if name in trial.parameters else "" for name in search.parameters]
         at = cells.UNKNOWN if last is None else names.rung(search, last.rung)
-        figures = [str(rank), str(trial.number), names.score(last.score if last else None), at, _state(study, trial)]
+        figures = [str(rank), str(trial.number), names.score(last.score if last else None), at]
+        figures += [_place(study, trial), _state(trial)]
         made.append([*figures, *([names.values(study.short_names, trial)] if is_folded else known)])
     return header, made
 
 
-def _state(study: SearchStudy, trial: Trial) -> str:
-    """Return what became of a trial; of one that was stopped, also its place among those at the same stop."""
-    text = printable(_STATES.get(trial.state, trial.state))
-    place = study.places.get(trial.number) if trial.state in ("stopped", "paused") else None
-    return f"{text} ({place[0]} of {place[1]})" if place else text
+def _place(study: SearchStudy, trial: Trial) -> str:
+    """Return the place of a trial among those at its last stop: `2/9`."""
+    place = study.places.get(trial.number)
+    return f"{place[0]}/{place[1]}" if place else cells.UNKNOWN
+
+
+def _state(trial: Trial) -> str:
+    return names.value(_STATES.get(trial.state, trial.state))
 
 
 def stops(study: SearchStudy) -> tuple[list[str], list[list[str]]]:
@@ -85,7 +95,7 @@ def stops(study: SearchStudy) -> tuple[list[str], list[list[str]]]:
         for trial in study.search.trials
         if (last := trial.last) is not None and trial.state != "running"
     ]
-    return ["time", "trial", "at", "score", "batches", "what"], [row for _, row in sorted(made)]
+    return ["time", "trial", "at", "score", "place", "batches", "state"], [row for _, row in sorted(made)]
 
 
 def _stop(study: SearchStudy, trial: Trial) -> list[str]:
@@ -94,8 +104,9 @@ def _stop(study: SearchStudy, trial: Trial) -> list[str]:
     return [
         names.rung(study.search, last.rung),
         names.score(last.score),
+        _place(study, trial),
         f"{last.total_batches:,}",
-        _state(study, trial),
+        _state(trial),
     ]
 
 

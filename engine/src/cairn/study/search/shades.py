@@ -16,6 +16,8 @@ diverged would else hide all others."""
 _WIDE = 8.0
 """Scores whose largest is more than this many times the smallest get a logarithmic axis."""
 _SMALLEST = 1e-100
+_MANY_TICKS = 300.0
+"""A logarithmic axis that is longer than this factor has ticks at powers of ten only."""
 _ROOM = 0.06
 """Empty part of the axis at both ends."""
 
@@ -55,6 +57,22 @@ def scale_scores(axis: Any, search: Search, values: Sequence[float]) -> bool:
         room = _ROOM * (high - low) or 0.1 * abs(high) or 1.0
         axis.set_ylim(low - room, high + room)
     return len(inside) < len(ordered)
+
+
+def round_numbers(axis: Any) -> None:
+    """Write plain numbers instead of powers of ten, as far as there is room.
+
+    Args:
+        axis: Axes of matplotlib, whose limits are set.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for each, scale in ((axis.xaxis, axis.get_xscale()), (axis.yaxis, axis.get_yscale())):
+        if scale == "log":
+            low, high = each.get_view_interval()
+            each.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < _MANY_TICKS else (1,), numticks=12))
+            each.set_minor_formatter(NullFormatter())
+            each.set_major_formatter(lambda value, _: f"{value:,.6g}")
 
 
 def _between(one: str, other: str, share: float) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from cairn.runs import summary
 from cairn.runs.terminal import printable
 from cairn.study import cells
 from cairn.study.cells import count, percent
@@ -21,8 +23,8 @@ from cairn.study.search.record import Trial
 
 _MOST_ROWS = 20
 """Trials in the terminal; the page has all."""
-_MOST_COLUMNS = 3
-"""Parameters with a column of their own in the terminal."""
+_WIDTH, _BETWEEN = 80, 2
+"""Characters of a line, and between two columns: if they are not enough, all parameters share a column."""
 _MOST_NAMED = 5
 """Trials that a sentence names; of more, it gives the number."""
 METHODS: Mapping[str, str] = {
@@ -40,8 +42,12 @@ METHODS: Mapping[str, str] = {
 def terminal(study: SearchStudy) -> Iterator[Table | Text]:
     """Yield the tables and sentences of the report; the tables fit 80 columns."""
     yield from (Text(sentence + "\n") for sentence in conclusion(study))
+    # On a line of its own, however long, so that it can be copied.
+    yield from (Text(line + "\n", no_wrap=True, overflow="ignore") for line in best_run(study))
     yield cells.table(*rows.rungs(study))
-    head, body = rows.trials(study, is_folded=len(study.search.parameters) > _MOST_COLUMNS)
+    head, body = rows.trials(study)
+    if not _fits(head, body[:_MOST_ROWS]):
+        head, body = rows.trials(study, is_folded=True)
     yield cells.table(head, body[:_MOST_ROWS])
     if len(body) > _MOST_ROWS:
         yield Text(f"{count(len(body) - _MOST_ROWS, 'more trial')}: see the page.\n")
@@ -51,6 +57,11 @@ def terminal(study: SearchStudy) -> Iterator[Table | Text]:
     for sentence in notes(study):
         listed.add_row("-", escape(sentence))
     yield listed
+
+
+def _fits(head: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
+    widths = [max(map(cell_len, column)) for column in zip(head, *body, strict=True)]
+    return sum(widths) + _BETWEEN * len(widths) < _WIDTH
 
 
 # For machines
@@ -139,8 +150,14 @@ def _best_trial(study: SearchStudy) -> str:
     where = "" if len(search.rungs) == 1 else f" at {names.point(search, trial.last.rung)}"
     return (
         f"Best: trial {trial.number}, {printable(search.metric)} {names.score(trial.last.score)}{where}, with "
-        f"{names.values(study.short_names, trial)}; its run is {printable(trial.directory)}."
+        f"{names.values(study.short_names, trial)}."
     )
+
+
+def best_run(study: SearchStudy) -> list[str]:
+    """Return a line with the directory of the best trial, or none."""
+    folder = study.search.folder(study.best) if study.best is not None else None
+    return [] if folder is None else [f"run of the best trial: {printable(summary.relative(folder))}"]
 
 
 def _training(study: SearchStudy) -> str:
@@ -206,10 +223,25 @@ def _about_trials(study: SearchStudy) -> Iterator[str]:
         yield f"{_trials(bad)}: {printable(search.metric)} is missing or not finite at a stop, which ranks last there."
     if outside := [str(trial.number) for trial in search.trials if search.folder(trial) is None]:
         yield f"{_trials(outside)}: the directory is not below that of the sweep, and is not read."
+    yield from _worse_later(study)
     if study.best is not None and len(search.trials) > 1:
         yield (
             f"The best score is the best of {len(search.trials)}, and so a little too good: a score on data that "
             f"did not choose the trial, such as the test of its run, is not."
+        )
+
+
+def _worse_later(study: SearchStudy) -> Iterator[str]:
+    """Yield a sentence if the best trial has had a better score at an earlier stop."""
+    search, trial = study.search, study.best
+    if trial is None or trial.last is None or trial.last.score is None:
+        return
+    scores = {result.rung: search.sign * result.score for result in trial.rungs if result.score is not None}
+    rung = min(scores, key=lambda number: scores[number])
+    if scores[rung] < scores[trial.last.rung]:
+        yield (
+            f"Trial {trial.number} was better before: {names.score(search.sign * scores[rung])} at "
+            f"{names.point(search, rung)}. Its later training has not improved {printable(search.metric)}."
         )
 
 
