@@ -11,6 +11,8 @@ from rich.table import Table
 from cairn.units import format_duration
 
 UNKNOWN = "-"
+LEAST_WIDTH = 5
+"""Characters of a column."""
 
 
 def percent(share: float | None) -> str:
@@ -40,7 +42,7 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
     """Return a table for the terminal; all columns but the first are aligned on the right."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for place, name in enumerate(head):
-        made.add_column(escape(name), justify="right" if place else "left", overflow="fold", min_width=5)
+        made.add_column(escape(name), justify="right" if place else "left", overflow="fold", min_width=LEAST_WIDTH)
     for row in body:
         made.add_row(*(escape(cell) for cell in row))
     return made

@@ -60,7 +60,7 @@ def terminal(study: SearchStudy) -> Iterator[Table | Text]:
 
 
 def _fits(head: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
-    widths = [max(map(cell_len, column)) for column in zip(head, *body, strict=True)]
+    widths = [max(cells.LEAST_WIDTH, *map(cell_len, column)) for column in zip(head, *body, strict=True)]
     return sum(widths) + _BETWEEN * len(widths) < _WIDTH
 
 
