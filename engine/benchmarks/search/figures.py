@@ -61,10 +61,10 @@ def _best(finished: Sequence[Mapping[str, Any]], spent: int) -> Best | None:
 
 
 def budgets(raw: Mapping[str, Any]) -> list[int]:
-    """Return the budgets of the table: a third, two thirds, and all of it, as whole full runs."""
+    """Return the budgets of the table: a ninth, a third, and all of it, as whole full runs."""
     found = plan(raw)
     whole = found.budget // found.full
-    return sorted({max(1, round(whole * part / 3)) * found.full for part in (1, 2, 3)})
+    return sorted({max(1, round(whole / part)) * found.full for part in (9, 3, 1)})
 
 
 def wins(ours: Row, other: Row) -> tuple[int, int, int]:

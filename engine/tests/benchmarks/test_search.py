@@ -110,7 +110,7 @@ def raw():
 
 
 def test_the_table_has_a_row_for_each_budget_and_way(raw):
-    assert figures.budgets(raw) == [27, 54, 81]
+    assert figures.budgets(raw) == [9, 27, 81]
     found = {(item.spent, item.way): page.cells(raw, item) for item in figures.rows(raw)}
     assert len(found) == 9
     assert found[81, "goes on"][2:] == ("0.2500 (0.2500 to 0.2500)", "", "0.3000", "5.00 %")

@@ -4,11 +4,12 @@ import pytest
 from tests.support.made_searches import record as made
 from tests.support.made_searches import search_directory
 
-from cairn.study.search import parameter_plots, reading
+from cairn.study.search import importance, parameter_plots, reading
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path, monkeypatch):
+    monkeypatch.setattr(importance, "find_spec", lambda name: None)  # the same figures with and without Optuna
     return reading.read(search_directory(tmp_path, made(40), curves=False))
 
 

@@ -4,11 +4,12 @@ import pytest
 from tests.support.made_searches import record as made
 from tests.support.made_searches import search_directory
 
-from cairn.study.search import reading, rows
+from cairn.study.search import importance, reading, rows
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path, monkeypatch):
+    monkeypatch.setattr(importance, "find_spec", lambda name: None)  # the same figures with and without Optuna
     return lambda found: reading.read(search_directory(tmp_path, found, curves=False))
 
 
