@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,8 +42,12 @@ def shares(
             plain = {name: _plain(parameters[name], value) for name, value in values.items()}
             study.add_trial(optuna.trial.create_trial(params=plain, distributions=spaces, value=0.0))
         for scores in orders:
-            found = evaluator.evaluate(study, target=lambda trial, scores=scores: scores[trial.number])
+            found = evaluator.evaluate(study, target=_target(scores))
             yield {name: float(found.get(name, 0.0)) for name in parameters}
+
+
+def _target(scores: Sequence[float]) -> Callable[[Any], float]:
+    return lambda trial: scores[trial.number]
 
 
 def _space(parameter: Parameter, optuna: Any) -> Any:
