@@ -64,7 +64,10 @@ def test_the_measure_of_importance_is_named_with_its_limits(read):
     for notes in (few, many):
         assert words.METHODS["ranks"] in notes
         assert "With Optuna installed, PED-ANOVA is used instead." in notes
-        assert "at 1ep, which most of them reached. What matters only later in training does not show." in notes
+        assert (
+            "at 1ep, the stop that most trials have reached. What matters only later in training does not show."
+            in notes
+        )
     assert "9 trials are too few for this number of parameters: the figures mean little." in few
     assert "too few" not in many
 

@@ -26,6 +26,9 @@ _MOST_CHARACTERS = 36
 _MANY = 60
 """With more curves than this, they are thin, so that they do not become one surface."""
 
+_STOP: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": INK}
+"""Style of the name of a stop."""
+
 
 def pictures(study: SearchStudy) -> list[Picture]:
     """Return all pictures for which there is data."""
@@ -83,7 +86,10 @@ def curves(study: SearchStudy, drawn: Sequence[Trial], lines: Mapping[int, Curve
         _draw_curve(axis, study, trial, lines[trial.number], size)
     values = [value for line in lines.values() for value in _after(line, min(stops.values(), default=0))]
     values += [result.score for trial in drawn for result in trial.rungs if result.score is not None]
-    is_cut = shades.scale_scores(axis, search, values)
+    shades.scale_scores(axis, search, values)
+    low, high = axis.get_ylim()
+    is_cut = any(not low <= value <= high for line in lines.values() for value in line.values)
+    is_cut = is_cut or any(not low <= value <= high for value in values)
     for rung, batches in stops.items():
         axis.axvline(batches, color=INK, lw=0.7, ls=(0, (1, 3)), zorder=0)
         label = plain(names.rung(search, rung))
@@ -97,9 +103,6 @@ def curves(study: SearchStudy, drawn: Sequence[Trial], lines: Mapping[int, Curve
     shades.round_numbers(axis)
     _curves_legend(figure, study)
     return figure, is_cut
-
-
-_STOP: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": INK}
 
 
 def _stops(search: Search) -> dict[int, int]:
@@ -152,7 +155,10 @@ def _curves_legend(figure: Figure, study: SearchStudy) -> None:
 
 
 def _curves_caption(study: SearchStudy, drawn: Sequence[Trial], lines: Mapping[int, Curve], is_cut: bool) -> str:
-    text = "Learning curves. A hollow circle is a trial that was stopped or waits; a full one went on to the end."
+    text = (
+        "Learning curves. A hollow circle: the trial was stopped there, has failed, or waits; a full one: it was trained "
+        "to its end, or still trains."
+    )
     if is_cut:
         text += " Values far from the best are outside of the picture."
     if missing := [trial for trial in drawn if trial.rungs and not lines[trial.number].batches]:

@@ -33,8 +33,8 @@ def of_trial(search: Search, trial: Trial) -> str:
     return shade(search, trial.last.rung if trial.last is not None else 0)
 
 
-def scale_scores(axis: Any, search: Search, values: Sequence[float]) -> bool:
-    """Set the limits and the scale of the vertical axis; return whether values are outside.
+def scale_scores(axis: Any, search: Search, values: Sequence[float]) -> None:
+    """Set the limits and the scale of the vertical axis. Values far from the best may be outside.
 
     Args:
         axis: Axes of matplotlib.
@@ -42,7 +42,7 @@ def scale_scores(axis: Any, search: Search, values: Sequence[float]) -> bool:
         values: The values that are drawn.
     """
     if not values:
-        return False
+        return
     ordered = sorted(values, key=lambda value: search.sign * value)
     best, usual = ordered[0], ordered[int(_KEPT * (len(ordered) - 1))]
     is_log = min(values) > _SMALLEST and max(best, usual) / min(best, usual) > _WIDE
@@ -56,7 +56,6 @@ def scale_scores(axis: Any, search: Search, values: Sequence[float]) -> bool:
     else:
         room = _ROOM * (high - low) or 0.1 * abs(high) or 1.0
         axis.set_ylim(low - room, high + room)
-    return len(inside) < len(ordered)
 
 
 def round_numbers(axis: Any) -> None:

@@ -201,9 +201,10 @@ def _about_importance(study: SearchStudy) -> Iterator[str]:
         yield f"This plain measure is used because Optuna refused: {printable(found.why_plain)}."
     elif found.measure == "ranks":
         yield "With Optuna installed, PED-ANOVA is used instead."
-    after = "" if len(search.rungs) == 1 else f" at {names.point(search, found.rung)}, which most of them reached"
+    stop = f" at {names.point(search, found.rung)}, the stop that most trials have reached"
+    after = "" if len(search.rungs) == 1 else stop
     later = " What matters only later in training does not show." if found.rung + 1 < len(search.rungs) else ""
-    yield f"It compares the scores of {count(len(found.trials), 'trial')}{after}.{later}"
+    yield f"It compares {count(len(found.trials), 'trial')} by their scores{after}.{later}"
     yield "By chance: nine of ten random orders of the same scores give less. A smaller importance says nothing."
     if found.is_rough:
         yield f"{count(len(found.trials), 'trial')} are too few for this number of parameters: the figures mean little."
