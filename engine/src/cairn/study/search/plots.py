@@ -40,7 +40,8 @@ def pictures(study: SearchStudy) -> list[Picture]:
         found.append(Picture("curves", _curves_caption(study, drawn, lines, is_cut), figure))
     bars = _some(study.ranked, _MOST_BARS)
     if any(_trained(study, trial) for trial in bars):
-        caption = "Training of each trial, best first: dark is trained for later stops, and light grey was saved."
+        light = "may still be trained" if study.is_running else "was saved"
+        caption = f"Training of each trial, best first: dark is trained for later stops, and light grey {light}."
         found.append(Picture("trials", caption + _chosen(study, bars), trials(study, bars)))
     return found + parameter_plots.pictures(study)
 
@@ -156,8 +157,8 @@ def _curves_legend(figure: Figure, study: SearchStudy) -> None:
 
 def _curves_caption(study: SearchStudy, drawn: Sequence[Trial], lines: Mapping[int, Curve], is_cut: bool) -> str:
     text = (
-        "Learning curves. A hollow circle: the trial was stopped there, has failed, or waits; a full one: it was trained "
-        "to its end, or still trains."
+        "Learning curves. A hollow circle: the trial was stopped there, has failed, or waits; a full one: it was "
+        "trained to its end, or still trains."
     )
     if is_cut:
         text += " Values far from the best are outside of the picture."
