@@ -4,7 +4,7 @@ import pytest
 from tests.support.made_searches import record as made
 from tests.support.made_searches import search_directory
 
-from cairn.study.search import page, plots, reading, rows, words
+from cairn.study.search import page, reading, rows, words
 
 
 @pytest.fixture
@@ -20,11 +20,6 @@ def test_all_tables_and_sentences_are_on_the_page(read):
             assert all(f"<td>{cell}</td>" in text for cell in row)
     for sentence in [*words.conclusion(study), *words.notes(study)]:
         assert sentence.replace("'", "&#x27;") in text
-
-
-def test_all_pictures_are_in_the_page(read):
-    study = read(made())
-    assert page.page(study, plots.pictures(study)).count("data:image/png;base64,") == 4
 
 
 def test_texts_of_the_search_are_not_markup(read):
