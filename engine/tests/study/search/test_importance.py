@@ -27,7 +27,7 @@ def test_trials_are_compared_where_most_of_them_were(read):
     found = made(4)
     for trial in found["trials"]:
         trial["rungs"] = [{**trial["rungs"][0], "rung": rung} for rung in range(3)]
-    found["trials"][3]["rungs"][2]["score"] = None
+    del found["trials"][3]["rungs"][2]
     assert importance.compared(read(found))[0] == 1, "of equals the last"
 
 
@@ -57,6 +57,19 @@ def test_parameters_that_only_some_trials_have_are_judged_by_those(read):
     for trial in found["trials"][:20]:
         del trial["parameters"][DROPOUT]
     assert importance.importance(read(found)).shares[DROPOUT] < 0.3
+
+
+@pytest.mark.usefixtures("without_optuna")
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_trials_that_diverged_are_the_worst(read, mode):
+    found = made(40)
+    for trial in found["trials"]:
+        for result in trial["rungs"]:
+            result["score"] = None if trial["parameters"][DROPOUT] > 0.25 else 0.5 + trial["number"] / 1000
+    judged = importance.importance(read({**found, "mode": mode}))
+    assert len(judged.trials) == 40
+    assert next(iter(judged.shares)) == DROPOUT
+    assert judged.shares[DROPOUT] > 0.5
 
 
 def test_with_few_trials_the_figures_are_rough(read):

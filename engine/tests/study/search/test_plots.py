@@ -67,7 +67,7 @@ def test_of_many_trials_some_are_drawn_and_the_caption_says_so(read):
     assert len({trial.number for trial in chosen}) == 30
 
 
-@pytest.mark.parametrize("kind", ["one rung", "brackets", "odd texts", "negative", "equal", "running"])
+@pytest.mark.parametrize("kind", ["one rung", "brackets", "odd texts", "negative", "equal", "running", "diverged"])
 def test_any_search_can_be_drawn(read, kind):
     found = made()
     if kind == "one rung":
@@ -82,6 +82,8 @@ def test_any_search_can_be_drawn(read, kind):
     for trial in found["trials"]:
         for result in trial["rungs"]:
             result["score"] *= {"negative": -1, "equal": 0}.get(kind, 1)
+    if kind == "diverged":
+        found["trials"][1]["rungs"][0]["score"] = None
     if kind == "running":
         found["state"] = found["trials"][0]["state"] = "running"
         found["trials"][1] |= {"state": "failed", "rungs": []}

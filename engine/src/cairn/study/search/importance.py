@@ -44,14 +44,13 @@ class Importance:
 
 
 def compared(search: Search) -> tuple[int, tuple[Trial, ...]]:
-    """Return the rung at which trials are compared, and the trials that have a score there.
+    """Return the rung at which trials are compared, and the trials that have reached it.
 
     It is the rung that most trials have reached, and of equals the last. Of trials at different rungs, one has
     trained longer, and only the better ones have reached a later rung.
     """
     reached = [
-        tuple(trial for trial in search.trials if (result := trial.at(rung)) is not None and result.score is not None)
-        for rung in range(len(search.rungs))
+        tuple(trial for trial in search.trials if trial.at(rung) is not None) for rung in range(len(search.rungs))
     ]
     rung = max(range(len(reached)), key=lambda place: (len(reached[place]), place))
     return rung, reached[rung]
@@ -63,7 +62,7 @@ def importance(search: Search) -> Importance | None:
     varied = {name: item for name, item in search.parameters.items() if _differs(name, trials)}
     if len(trials) < FEWEST_TRIALS or not varied:
         return None
-    scores = [search.sign * (result.score or 0.0) for trial in trials if (result := trial.at(rung)) is not None]
+    scores = _scores(search, rung, trials)
     if len(set(scores)) == 1:
         return None
     values = [{name: trial.parameters[name] for name in varied if name in trial.parameters} for trial in trials]
@@ -74,6 +73,16 @@ def importance(search: Search) -> Importance | None:
     names = sorted(varied, key=lambda name: -first[name])
     chance = {name: _ninth_tenth([other[name] for other in others]) / scale for name in names}
     return Importance(rung, trials, measure, {name: first[name] / scale for name in names}, chance, why)
+
+
+def _scores(search: Search, rung: int, trials: Sequence[Trial]) -> list[float]:
+    """Return the scores of trials at a rung, lower is better."""
+    known = [None if (result := trial.at(rung)) is None else result.score for trial in trials]
+    signed = [None if score is None else search.sign * score for score in known]
+    # A trial that diverged is the worst, not unknown: else the parameter that made it diverge would seem harmless.
+    finite = [score for score in signed if score is not None]
+    worst = max(finite, default=0.0) + 1.0
+    return [worst if score is None else score for score in signed]
 
 
 def _measured(

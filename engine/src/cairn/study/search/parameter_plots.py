@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cairn.runs.terminal import printable
+from cairn.study.cells import count
 from cairn.study.picture import BLUE, INK, PALE, RED, Picture, new_figure, plain, short, style_axis
 from cairn.study.search import names, shades
 from cairn.study.search.importance import Importance
@@ -34,6 +35,10 @@ def pictures(study: SearchStudy) -> list[Picture]:
     shown = [*found.shares][:_MOST_PANELS]
     more = f" Shown are {len(shown)} of {len(found.shares)} parameters." if len(shown) < len(found.shares) else ""
     dots = f"The score{after} over each parameter, the most important first; dark trials went further, red is the best."
+    missing = sum(_score(trial, found.rung) is None for trial in found.trials)
+    more += f" {count(missing, 'trial')} without a finite score there count as the worst, and are not drawn." * (
+        missing > 0
+    )
     return [
         Picture("importance", bars + rough, importance(study, found)),
         Picture("parameters", dots + more, parameters(study, found, shown)),
@@ -78,15 +83,16 @@ def parameters(study: SearchStudy, found: Importance, shown: Sequence[str]) -> F
     for axis in panels[:, 0]:
         after = "" if len(search.rungs) == 1 else f" at {names.point(search, found.rung)}"
         axis.set_ylabel(plain(printable(search.metric) + after), fontsize=9)
-    shades.scale_scores(panels[0, 0], search, [_score(trial, found.rung) for trial in found.trials])
+    known = [score for trial in found.trials if (score := _score(trial, found.rung)) is not None]
+    shades.scale_scores(panels[0, 0], search, known)
     for axis in panels.flat:
         shades.round_numbers(axis)
     return figure
 
 
-def _score(trial: Trial, rung: int) -> float:
+def _score(trial: Trial, rung: int) -> float | None:
     result = trial.at(rung)
-    return result.score or 0.0 if result is not None else 0.0
+    return None if result is None else result.score
 
 
 def _draw_panel(axis: Any, study: SearchStudy, found: Importance, name: str) -> None:
@@ -94,7 +100,7 @@ def _draw_panel(axis: Any, study: SearchStudy, found: Importance, name: str) -> 
     best = study.best.number if study.best is not None else None
     # Those that went further are drawn later, and so on top.
     used = sorted(
-        (trial for trial in found.trials if name in trial.parameters),
+        (trial for trial in found.trials if name in trial.parameters and _score(trial, found.rung) is not None),
         key=lambda trial: (trial.number == best, trial.last.rung if trial.last else 0),
     )
     axis.scatter(

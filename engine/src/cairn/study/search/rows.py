@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from cairn.runs.terminal import printable
@@ -139,6 +140,6 @@ def _best(study: SearchStudy, found: Importance) -> Sequence[Trial]:
 
     def key(trial: Trial) -> float:
         result = trial.at(found.rung)
-        return study.search.sign * (result.score or 0.0) if result is not None else 0.0
+        return math.inf if result is None or result.score is None else study.search.sign * result.score
 
     return sorted(found.trials, key=key)[: max(3, len(found.trials) // 4)]
