@@ -36,6 +36,10 @@ def main(argv: Sequence[str]) -> int:
         from benchmarks.ranks import command as ranks  # imports torch, which the other parts need in children only
 
         return ranks.main(argv[1:])
+    if list(argv[:1]) == ["search"]:
+        from benchmarks.search import command as search  # imports torch
+
+        return search.main(argv[1:])
     if list(argv[:1]) == ["remote"]:
         from benchmarks.remote import command as remote
 
@@ -155,7 +159,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks",
         description="What a checkpoint costs, side by side. `growth` instead shows how costs grow, `ranks` what "
-        "the ranks of a DDP training lose, `remote` what a mirror costs.",
+        "the ranks of a DDP training lose, `remote` what a mirror costs, `search` what a search finds.",
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="one small size, one round: to see that it works, not for publication")

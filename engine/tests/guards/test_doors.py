@@ -52,8 +52,9 @@ OWN = {
     "uploads/outbox.py": {"shutil.copyfile": "to a name that was just freed"},
     # Files that this process writes for its own reader.
     "study/reading.py": {"csv.reader": "an open file"},
-    "study/plots.py": {".write_bytes": "a directory that the user names"},
-    "study/page.py": {".write_text": "a directory that the user names"},
+    "study/search/curves.py": {"csv.reader": "lines of an open file"},
+    "study/picture.py": {".write_bytes": "a directory that the user names"},
+    "study/html.py": {".write_text": "a directory that the user names"},
 }
 """Calls that open something else, by module, with what they open."""
 

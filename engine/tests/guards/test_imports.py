@@ -67,6 +67,7 @@ ROOMS_INSIDE = {
         "fsdp": "clipping io saved used",
         "checks": "agreement collect fsdp loops policy reading saved",
     },
+    "study": {"search": "cells html picture"},
     "writing": {"sharded": "decode encode form_encoder forms subclasses"},
     "hydra": {
         "configs": "",
@@ -105,7 +106,7 @@ EXTERNAL = {
     "remote": "boto3 botocore obstore",
     "runs": "rich yaml",
     "search": "optuna",
-    "study": "matplotlib rich yaml",
+    "study": "matplotlib optuna rich yaml",
     "cli": "dotenv rich yaml",
     "testing": "lightning numpy rich torch",
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",

@@ -15,8 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.support import mutations
+from tests.support import made_searches, mutations
 from tests.support.cli import stopped_run
+from tests.support.made_searches import search_directory
 from tests.support.values import at, moment, small_file
 
 from cairn.account import progress
@@ -35,6 +36,10 @@ from cairn.store.catalog import Catalog
 from cairn.store.claim import Owner
 from cairn.store.hangs import Hang
 from cairn.study import reading
+from cairn.study.search import page as search_page
+from cairn.study.search import plots as search_plots
+from cairn.study.search import reading as search_reading
+from cairn.study.search import words as search_words
 from cairn.types import Position, Saved
 from cairn.uploads.outbox import Outbox
 from cairn.wandb import notes
@@ -131,6 +136,25 @@ def test_the_commands_answer_about_a_damaged_manifest(place, argv):
             command(name, place.path, *rest)
 
     each(f"ls {argv}", unsigned(file.read_text()), mutations.json_text, check, count=150)
+
+
+def test_a_search_is_reported_or_refused(tmp_path):
+    file = search_directory(tmp_path, made_searches.record(5, (1, 3), eta=2)) / "sweep.json"
+    drawn = []
+
+    def check(content):
+        with damaged(file, content):
+            command("report", tmp_path, "--json")
+            with contextlib.suppress(CairnError):
+                study = search_reading.read(tmp_path)
+                search_page.page(study, []).encode()
+                json.dumps(search_words.figures(study), allow_nan=False)
+                if len(drawn) < 6:  # drawing takes a second
+                    drawn.append([item.figure.canvas.draw() for item in search_plots.pictures(study)])
+
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    each("search", file.read_text(), mutations.json_text, check, count=300)
+    assert len(drawn) == 6
 
 
 @pytest.mark.parametrize("name", ["run.json", "progress.json", "starts.jsonl", ".submitit/jobs.jsonl"])

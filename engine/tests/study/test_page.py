@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from tests.support.made_runs import end, run_directory
 
-from cairn.study import choice, plots, reading, words
+from cairn.study import choice, html, plots, reading, words
 from cairn.study import page as sweep_page
 
 
@@ -41,6 +41,10 @@ def study(tmp_path):
     return choice.study(reading.read(tmp_path / "<i>&sweep"))
 
 
+def write(study, pictures, folder):
+    return html.write(sweep_page.page(study, pictures), folder)
+
+
 def read(path):
     reader = Reader()
     reader.feed(path.read_text(encoding="utf-8"))
@@ -50,14 +54,14 @@ def read(path):
 
 def test_the_page_contains_its_pictures_and_needs_no_network(study, tmp_path):
     pictures = plots.pictures(study)
-    page = read(sweep_page.write(study, pictures, tmp_path / "out"))
+    page = read(write(study, pictures, tmp_path / "out"))
     prefix = "data:image/png;base64,"
     assert [link[: len(prefix)] for link in page.links] == [prefix] * 3
     assert all(base64.b64decode(link.removeprefix(prefix)).startswith(b"\x89PNG") for link in page.links)
 
 
 def test_the_page_has_the_cells_and_sentences_of_the_terminal(study, tmp_path):
-    page = read(sweep_page.write(study, [], tmp_path))
+    page = read(write(study, [], tmp_path))
     for row in [*words.rows(study), *words.end_rows(study)]:
         assert all(cell in page.cells for cell in row)
     for sentence in [*words.conclusion(study), *words.notes(study), *words.METHOD, *words.SOURCES]:
@@ -65,16 +69,16 @@ def test_the_page_has_the_cells_and_sentences_of_the_terminal(study, tmp_path):
 
 
 def test_names_are_not_markup(study, tmp_path):
-    html = sweep_page.write(study, [], tmp_path).read_text()
-    assert "<script>" not in html
-    assert "failed (&lt;script&gt;)" in html
-    assert "&lt;i&gt;&amp;sweep" in html
-    assert "tags=&lt;b&gt;&amp;[x]" in html
+    text = write(study, [], tmp_path).read_text()
+    assert "<script>" not in text
+    assert "failed (&lt;script&gt;)" in text
+    assert "&lt;i&gt;&amp;sweep" in text
+    assert "tags=&lt;b&gt;&amp;[x]" in text
 
 
 def test_without_interruptions_there_is_no_section_for_them(tmp_path):
     run_directory(tmp_path / "sweep", 100)
     calm = choice.study(reading.read(tmp_path / "sweep"))
-    page = read(sweep_page.write(calm, [], tmp_path))
+    page = read(write(calm, [], tmp_path))
     assert "Interruptions" not in page.text
     assert "24 h" in page.cells, "the typical times between failures"

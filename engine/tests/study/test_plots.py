@@ -9,7 +9,7 @@ import pytest
 from tests.support.made_runs import end, run_directory
 from tests.support.paths import ENGINE
 
-from cairn.study import choice, plots, reading
+from cairn.study import choice, picture, plots, reading
 
 
 def study(folder, mtbf_s=None):
@@ -87,7 +87,7 @@ def test_pictures_without_data_are_omitted(tmp_path, folder):
 @pytest.mark.parametrize(("interval", "batches"), [(100, 1000), (2000, 1000), (400, 1000), (2, 10)])
 def test_any_single_run_can_be_drawn(tmp_path, interval, batches, mtbf_s):
     run_directory(tmp_path / "one", interval, batches)
-    paths = plots.write(plots.pictures(study(tmp_path / "one", mtbf_s)), tmp_path / "out")
+    paths = picture.write(plots.pictures(study(tmp_path / "one", mtbf_s)), tmp_path / "out")
     for path in paths:
         image = matplotlib.image.imread(path)
         assert image.std() > 0.01, "something is drawn"

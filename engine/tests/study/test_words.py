@@ -142,21 +142,6 @@ def test_the_figures_are_valid_json(folder):
     assert len(found["advice"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(None, "-"), (0.0, "0 %"), (0.031, "3.1 %"), (0.1, "10 %"), (1.5, "150 %")],
-)
-def test_a_share_is_shown_in_percent(share, text):
-    assert words.percent(share) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (0.0, "0 s"), (0.00342, "3.4 ms"), (12.34, "12 s"), (126.0, "2.1 min")]
-)
-def test_an_unknown_duration_is_a_dash(seconds, text):
-    assert words.duration(seconds) == text
-
-
 def test_a_sentence_names_a_few_of_many_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(words, "_MOST_NAMED", 2)
     for interval in (400, 500, 600):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cairn.study import words
+from cairn.study import cells, words
 from cairn.study.choice import Advice, Study, expected_loss
 from cairn.study.measured import Run
+from cairn.study.picture import BLUE, GREY, INK, PALE, RED, Picture, new_figure, short, style_axis
 from cairn.units import format_duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_GREY, _RED, _BLUE, _PALE = "#8c8c8c", "#d1495b", "#2e6f95", "#c9d6df"
 _ROW_INCHES, _MIN_INCHES = 0.3, 1.5
-_DPI = 144
-"""Sharp on a screen with small pixels, where the page shows a picture at two thirds."""
 _MOST_ROWS = 30
 """Runs in a picture. More would make it longer than any screen, and slow to draw: then some are chosen evenly."""
 _MARGIN = 4.0
@@ -48,23 +43,6 @@ _NAMED_TIMES = {
     "d": (86400.0, (1, 2, 4, 7, 14, 30)),
 }
 _LINES = ("#9ecae1", "#6baed6", "#3f8fc5", "#2e6f95", "#173f57")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture with its caption."""
-
-    name: str
-    """Name of its PNG file, without the suffix."""
-    caption: str
-    figure: Figure
-
-    @cached_property
-    def png(self) -> bytes:
-        """Content of its PNG file; drawing takes seconds, and is done once."""
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=_DPI)
-        return buffer.getvalue()
 
 
 def pictures(study: Study) -> list[Picture]:
@@ -101,40 +79,13 @@ def _chosen(study: Study, part: Study) -> str:
     return "" if num_shown == num_runs else f" Shown are {num_shown} of {num_runs} runs; the table has all."
 
 
-def write(found: Sequence[Picture], folder: Path) -> list[Path]:
-    """Write the pictures as PNG files.
-
-    Args:
-        found: Pictures to write.
-        folder: Directory for the files; it is created if it is missing.
-
-    Returns:
-        Paths of the files.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{item.name}.png" for item in found]
-    for item, path in zip(found, paths, strict=True):
-        path.write_bytes(item.png)
-    return paths
-
-
-def _figure(width: float, height: float) -> Figure:
-    # Without pyplot, which needs a display and keeps figures open.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 # A bar for each run
 
 
 def runs(study: Study) -> Figure:
     """Draw six panels with a row for each run, the shortest interval on top."""
     num_rows = len(study.sweep.runs)
-    figure = _figure(10.5, 2 * max(_MIN_INCHES, _ROW_INCHES * num_rows + 0.8) + 0.2)
+    figure = new_figure(10.5, 2 * max(_MIN_INCHES, _ROW_INCHES * num_rows + 0.8) + 0.2)
     axes = figure.subplots(2, 3, sharey=True)
     found = study.sweep.runs
     sure = [why is None for why in study.doubts]
@@ -148,7 +99,7 @@ def runs(study: Study) -> Figure:
     _bars(axes[1, 0], held, _column(study, 5), f"held on disk now, {held_unit}")
     _risk(axes[1, 1], study)
     _dots(axes[1, 2], [run.best for run in found], _column(study, 8), f"best {words.header(study)[-1]}")
-    labels = [_short(label) for label in study.sweep.labels]
+    labels = [short(label) for label in study.sweep.labels]
     for axis in axes[:, 0]:
         axis.set_yticks(range(num_rows), labels, fontsize=8)
         axis.set_ylabel("save interval", fontsize=8)
@@ -167,10 +118,10 @@ def _bars(
     """Draw a bar for each value; a pale one if its run is in doubt."""
     for place, value in enumerate(values):
         fine = sure is None or sure[place]
-        axis.barh(place, value or 0.0, color=_BLUE if fine else _PALE, height=0.66)
+        axis.barh(place, value or 0.0, color=BLUE if fine else PALE, height=0.66)
         _label_bar(axis, value or 0.0, place, texts[place])
     axis.set_xlim(0, 1.3 * max([value for value in values if value] or [1.0]))
-    _style_axis(axis, label)
+    style_axis(axis, label)
 
 
 def _risk(axis: Any, study: Study) -> None:
@@ -180,11 +131,11 @@ def _risk(axis: Any, study: Study) -> None:
     has_lost = any(times[num_rows:])
     for place, row in enumerate(words.rows(study)):
         risk, lost = times[place] or 0.0, times[num_rows + place] or 0.0
-        axis.barh(place, risk, color=_BLUE, height=0.66)
-        axis.barh(place, lost, color=_RED, height=0.2)
+        axis.barh(place, risk, color=BLUE, height=0.66)
+        axis.barh(place, lost, color=RED, height=0.2)
         _label_bar(axis, max(risk, lost), place, f"{row[6]}, lost {row[7]}" if lost else row[6])
     axis.set_xlim(0, (1.75 if has_lost else 1.3) * max([time for time in times if time] or [1.0]))
-    _style_axis(axis, f"at risk on average, {unit}" + (" (red: lost)" if has_lost else ""))
+    style_axis(axis, f"at risk on average, {unit}" + (" (red: lost)" if has_lost else ""))
 
 
 def _dots(axis: Any, values: Sequence[float | None], texts: Sequence[str], label: str) -> None:
@@ -194,21 +145,14 @@ def _dots(axis: Any, values: Sequence[float | None], texts: Sequence[str], label
     room = (high - low) or 0.1 * abs(high) or 1.0
     for place, value in enumerate(values):
         if value is not None:
-            axis.plot(value, place, "o", color=_BLUE, markersize=6)
+            axis.plot(value, place, "o", color=BLUE, markersize=6)
         _label_bar(axis, low if value is None else value, place, texts[place], 7)
     axis.set_xlim(low - 0.15 * room, high + 0.45 * room)
-    _style_axis(axis, label)
+    style_axis(axis, label)
 
 
 def _label_bar(axis: Any, value: float, place: int, text: str, points: int = 4) -> None:
     axis.annotate(text, (value, place), (points, 0), textcoords="offset points", va="center", fontsize=8)
-
-
-def _style_axis(axis: Any, label: str) -> None:
-    axis.set_xlabel(label, fontsize=9)
-    axis.tick_params(labelsize=8)
-    axis.locator_params(axis="x", nbins=5)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 # The loss over the interval
@@ -222,7 +166,7 @@ def loss(study: Study, part: Study | None = None) -> Figure:
         part: The study of the runs to draw; None: all of them.
     """
     assert study.cost is not None
-    figure = _figure(8, 4.4)
+    figure = new_figure(8, 4.4)
     axis = figure.subplots()
     axis.set_xscale("log")
     axis.set_yscale("log")
@@ -251,18 +195,18 @@ def _grid(study: Study) -> list[float]:
 
 def _one_curve(axis: Any, study: Study, advice: Advice, points: Sequence[float]) -> None:
     save_s, mtbf_s = study.cost.save_s if study.cost else 0.0, advice.mtbf_s
-    axis.plot(points, [100 * save_s / t for t in points], "--", color=_GREY, lw=1, label="saves, d/t")
-    axis.plot(points, [50 * t / mtbf_s for t in points], ":", color=_GREY, lw=1.4, label="repeated work, t/2M")
+    axis.plot(points, [100 * save_s / t for t in points], "--", color=GREY, lw=1, label="saves, d/t")
+    axis.plot(points, [50 * t / mtbf_s for t in points], ":", color=GREY, lw=1.4, label="repeated work, t/2M")
     curve = [100 * expected_loss(save_s, mtbf_s, t) for t in points]
-    axis.plot(points, curve, color=_BLUE, lw=1.8, label=f"both, M = {format_duration(mtbf_s)}")
-    axis.axvline(advice.interval_s, color=_RED, lw=1, zorder=0)
+    axis.plot(points, curve, color=BLUE, lw=1.8, label=f"both, M = {format_duration(mtbf_s)}")
+    axis.axvline(advice.interval_s, color=RED, lw=1, zorder=0)
     chosen = f"choose {advice.interval_batches} batches"
-    axis.plot(advice.interval_s, 100 * advice.loss, "D", color=_RED, ms=7, label=chosen, zorder=4)
+    axis.plot(advice.interval_s, 100 * advice.loss, "D", color=RED, ms=7, label=chosen, zorder=4)
 
 
 def _many_curves(axis: Any, study: Study, points: Sequence[float]) -> None:
     save_s = study.cost.save_s if study.cost else 0.0
-    axis.plot(points, [100 * save_s / t for t in points], "--", color=_GREY, lw=1, label="saves alone, d/t")
+    axis.plot(points, [100 * save_s / t for t in points], "--", color=GREY, lw=1, label="saves alone, d/t")
     for advice, color in zip(study.advice, _LINES, strict=True):
         curve = [100 * expected_loss(save_s, advice.mtbf_s, t) for t in points]
         name = f"M = {format_duration(advice.mtbf_s)}: {advice.interval_batches} batches"
@@ -276,12 +220,12 @@ def _measured(axis: Any, study: Study, mtbf_s: float | None) -> None:
         if not run.overhead or not run.spacing_s or (mtbf_s and run.at_risk_s is None):
             continue
         lost = 100 * (run.overhead + (run.at_risk_s or 0.0) / mtbf_s if mtbf_s else run.overhead)
-        face = "#ffffff" if why else "#222222"
-        axis.plot(run.spacing_s, lost, "s", ms=6, mfc=face, mec="#222222", zorder=5)
-        axis.annotate(_short(label), (run.spacing_s, lost), (0, 7), **_LABEL_STYLE)
+        face = "#ffffff" if why else INK
+        axis.plot(run.spacing_s, lost, "s", ms=6, mfc=face, mec=INK, zorder=5)
+        axis.annotate(short(label), (run.spacing_s, lost), (0, 7), **_LABEL_STYLE)
     rough = "\n(hollow: few saves, or too short)" if any(study.doubts) else ""
     what = "measured: overhead" + ("\n+ work at risk / M" if mtbf_s else "")
-    axis.plot([], [], "s", ms=6, color="#222222", label=what + rough)
+    axis.plot([], [], "s", ms=6, color=INK, label=what + rough)
 
 
 def _style_loss(axis: Any, study: Study) -> None:
@@ -332,15 +276,15 @@ def kills(study: Study) -> Figure:
     from matplotlib.ticker import MultipleLocator
 
     found = study.sweep.runs
-    figure = _figure(10.5, 1.1 + 0.42 * len(found))
+    figure = new_figure(10.5, 1.1 + 0.42 * len(found))
     axis = figure.subplots()
     for place, run in enumerate(found):
         _draw_attempts(axis, place, run)
-    axis.set_yticks(range(len(found)), [_short(label) for label in study.sweep.labels], fontsize=8)
+    axis.set_yticks(range(len(found)), [short(label) for label in study.sweep.labels], fontsize=8)
     axis.set_ylabel("save interval", fontsize=8)
     axis.set_ylim(len(found) - 0.4, -0.7)
     (most,), unit = _scaled([max(run.trained_s for run in found)], _TIMES)
-    _style_axis(axis, f"total training, {unit}")
+    style_axis(axis, f"total training, {unit}")
     axis.set_xlim(0, 1.02 * (most or 1.0) * _TIMES[unit])
     axis.xaxis.set_major_locator(MultipleLocator(_step(most or 1.0) * _TIMES[unit]))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value / _TIMES[unit]:g}")
@@ -359,19 +303,19 @@ def _draw_attempts(axis: Any, place: int, run: Run) -> None:
     for end in run.ends or ():
         counts_s = max(0.0, end.reached_s - end.lost_s - began_s)
         _draw_stretch(axis, place, run, left_s, began_s, counts_s)
-        axis.barh(place, end.lost_s, left=left_s + counts_s, color=_RED, height=0.5)
+        axis.barh(place, end.lost_s, left=left_s + counts_s, color=RED, height=0.5)
         left_s, began_s = left_s + counts_s + end.lost_s, end.resumed_s
-        axis.plot(left_s, place, "x" if end.is_failure else "|", color="#222222", ms=8, mew=1.6, zorder=4)
+        axis.plot(left_s, place, "x" if end.is_failure else "|", color=INK, ms=8, mew=1.6, zorder=4)
         if end.lost_s:
             axis.annotate(
-                words.duration(end.lost_s), (left_s, place - 0.27), ha="right", va="bottom", fontsize=7, color=_RED
+                cells.duration(end.lost_s), (left_s, place - 0.27), ha="right", va="bottom", fontsize=7, color=RED
             )
     _draw_stretch(axis, place, run, left_s, began_s, max(0.0, (run.elapsed_s or 0.0) - began_s))
 
 
 def _draw_stretch(axis: Any, place: int, run: Run, left_s: float, began_s: float, long_s: float) -> None:
     """Draw training that counts, with a tick for each save."""
-    axis.barh(place, long_s, left=left_s, color=_BLUE, height=0.5)
+    axis.barh(place, long_s, left=left_s, color=BLUE, height=0.5)
     times = [save.at_s for save in run.once if save.at_s is not None and began_s < save.at_s <= began_s + long_s]
     if len(run.once) <= _MAX_TICKS:
         axis.vlines([left_s + at_s - began_s for at_s in times], place - 0.25, place + 0.25, color="#ffffff", lw=0.8)
@@ -382,16 +326,12 @@ def _legend(figure: Figure) -> None:
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(color=_BLUE, label="training (white: a save)"),
-        Patch(color=_RED, label="lost and repeated"),
-        Line2D([], [], marker="x", color="#222222", ls="", label="killed or failed"),
-        Line2D([], [], marker="|", color="#222222", ls="", mew=1.6, label="stopped without loss"),
+        Patch(color=BLUE, label="training (white: a save)"),
+        Patch(color=RED, label="lost and repeated"),
+        Line2D([], [], marker="x", color=INK, ls="", label="killed or failed"),
+        Line2D([], [], marker="|", color=INK, ls="", mew=1.6, label="stopped without loss"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= 30 else f"{label[:14]}…{label[-15:]}"
 
 
 def _scaled(values: Sequence[float | None], units: dict[str, float]) -> tuple[list[float | None], str]:

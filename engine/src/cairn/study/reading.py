@@ -45,7 +45,9 @@ def find(named: str, logs: Path) -> Path:
     run = newest(logs)
     if run is None:
         raise MissingFileError(f"latest: there is no run below {logs}/. Train one first: python train.py")
-    return next((path for path in run.path.parents if (path / "multirun.yaml").is_file()), run.path)
+    marks = ("multirun.yaml", "sweep.json")
+    inside = [path for path in run.path.parents if path.is_relative_to(logs.absolute())]
+    return next((path for path in inside if any((path / mark).is_file() for mark in marks)), run.path)
 
 
 def read(path: Path) -> Sweep:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cairn.study import goodput_words
+from cairn.study import cells, goodput_words
+from cairn.study.cells import UNKNOWN, count, duration, percent
 from cairn.study.choice import ALIKE, FEWEST_SAVES, SHORTEST_S, Advice, Study
 from cairn.study.measured import Interruption, Run
 from cairn.types import SaveCost
 from cairn.units import format_bytes, format_duration
 
-UNKNOWN = "-"
 _MOST_NAMED = 20
 """Runs that a sentence names; of more, it gives the number."""
 RUN_FIGURES = (
@@ -143,32 +142,23 @@ ADVICE_HEADER = ("a failure every", "Young", "Daly", "choose", "that is", "lost 
 
 def terminal(study: Study) -> Iterator[Table | Text]:
     """Yield the tables and sentences of the report; the tables fit 80 columns."""
-    yield _table(header(study), rows(study))
+    yield cells.table(header(study), rows(study))
     if ends := end_rows(study):
-        yield _table(END_HEADER, ends)
+        yield cells.table(END_HEADER, ends)
     yield from (Text(sentence + "\n") for sentence in conclusion(study))
     if len(study.advice) > 1:
-        yield _table(ADVICE_HEADER, advice_rows(study))
+        yield cells.table(ADVICE_HEADER, advice_rows(study))
     if compared := goodput_words.rows(study):
         yield Text("Goodput as measured, and as predicted for the same failures:")
-        yield _table(goodput_words.HEADER, compared)
+        yield cells.table(goodput_words.HEADER, compared)
     head, body = goodput_words.forecast_table(study)
     if body:
         yield Text(f"{goodput_words.FORECAST} {goodput_words.assumptions(study)}")
-        yield _table(head, body)
+        yield cells.table(head, body)
     listed = Table.grid(padding=(0, 1))
     for sentence in notes(study):
         listed.add_row("-", escape(sentence))
     yield listed
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for place, name in enumerate(head):
-        table.add_column(escape(name), justify="right" if place else "left", overflow="fold", min_width=5)
-    for row in body:
-        table.add_row(*(escape(cell) for cell in row))
-    return table
 
 
 # For machines
@@ -222,7 +212,7 @@ def _cost(study: Study) -> str:
     rough = "roughly " if study.is_rough else ""
     return (
         f"A save costs the training {rough}{duration(cost.save_s)} ({duration(cost.stall_s)} paused and "
-        f"{duration(cost.slowdown_s)} by slower batches; {_count(cost.num_saves, 'save')}), and takes "
+        f"{duration(cost.slowdown_s)} by slower batches; {count(cost.num_saves, 'save')}), and takes "
         f"{duration(cost.write_s)} to write. A batch takes {duration(cost.batch_s)}, validations included."
     )
 
@@ -234,11 +224,11 @@ def _failures(study: Study) -> str:
     if found.num_unrecorded == len(study.sweep.runs):
         return f"No run has a record of its attempts, so {_NOT_KNOWN}"
     if found.mtbf_s is None:
-        announced = f" ({_count(len(found.announced), 'stop')} announced)" if found.announced else ""
+        announced = f" ({count(len(found.announced), 'stop')} announced)" if found.announced else ""
         return f"No run ended without notice{announced}, so {_NOT_KNOWN}"
-    kept = f"{_count(len(found.announced), 'announced stop')} not counted, because a run saves before it stops"
+    kept = f"{count(len(found.announced), 'announced stop')} not counted, because a run saves before it stops"
     return (
-        f"Mean time between failures: {format_duration(found.mtbf_s)}, from {_count(len(found.unannounced), 'end')} "
+        f"Mean time between failures: {format_duration(found.mtbf_s)}, from {count(len(found.unannounced), 'end')} "
         f"without notice in {format_duration(found.trained_s)} of training{f' ({kept})' if found.announced else ''}; "
         f"its relative error is about {percent(found.mtbf_error)}, that of the interval half as much."
     )
@@ -329,24 +319,8 @@ def _unfinished(study: Study) -> Iterator[str]:
 # Values
 
 
-def percent(share: float | None) -> str:
-    """Format a share: `0.42 %`, `3.1 %`, `120 %`; a dash if it is unknown."""
-    if share is None:
-        return UNKNOWN
-    return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"
-
-
-def duration(seconds: float | None) -> str:
-    """Format a duration with two digits; a dash if it is unknown."""
-    return UNKNOWN if seconds is None else format_duration(seconds, digits=2)
-
-
 def _size(num_bytes: int | None) -> str:
     return UNKNOWN if num_bytes is None else format_bytes(num_bytes)
-
-
-def _count(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def _runs(labels: list[str]) -> str:
