@@ -15,7 +15,7 @@ def how_to_install(extra: str) -> str:
     package index.
 
     Args:
-        extra: `hydra`, `wandb`, `slurm`, `report` or `all`.
+        extra: Name of the extra, such as `hydra` or `all`.
     """
     try:
         needed = _needed(extra, metadata.requires(_DISTRIBUTION) or [])
