@@ -65,7 +65,7 @@ def export(named: str, to: Path, kind: Kind, *, overwrite: bool = False, num_row
         CairnError: It could not be written, or is not the same model; then there is no new file.
     """
     place, files = (to, folder.FILES) if kind == "folder" else (to.parent, (to.name,))
-    exported.require(*{"onnx": ("onnx", "onnxscript")}.get(kind, ("safetensors",)))
+    exported.require(to.name, *{"onnx": ("onnx", "onnxscript")}.get(kind, ("safetensors",)))
     with tempfile.TemporaryDirectory(prefix="cairn-") as fetched:
         found = named_checkpoint.find(named, Path(fetched))
         with staged(place, files, overwrite) as hidden:

@@ -19,7 +19,6 @@ from torch import Tensor
 from cairn.errors import ModelError, first_line
 from cairn.export import outputs
 from cairn.export.example import Example, all_tensors
-from cairn.writing import exported
 
 _TRACED_ROWS = 2
 """Samples of the batch with which a model is traced for any batch size: torch takes 0 and 1 for constants."""
@@ -41,10 +40,8 @@ def write(
         metadata: Facts about the run.
 
     Raises:
-        ConfigError: A package is missing.
         ModelError: The model cannot be exported like this.
     """
-    exported.require("onnx", "onnxscript")
     if not all_tensors([*example.args, *example.kwargs.values()]):
         raise ModelError(f"{example.source} holds more than tensors, which an ONNX file cannot take.")
     taken = example.take(num_rows or _TRACED_ROWS)

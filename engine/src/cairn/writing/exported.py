@@ -28,15 +28,19 @@ FORMAT = 1
 """Version of what lies under `OURS` in `CONFIG`."""
 
 
-def require(*packages: str) -> None:
+def require(what: str, *packages: str) -> None:
     """Check that the packages of the extra `export` are there.
+
+    Args:
+        what: What needs them, for the message.
+        *packages: Their names.
 
     Raises:
         ConfigError: One of them is not installed.
     """
     for name in packages:
         if find_spec(name) is None:
-            raise ConfigError(f"This needs {name}, which is not installed: {extras.how_to_install('export')}")
+            raise ConfigError(f"{what} needs {name}, which is not installed: {extras.how_to_install('export')}")
 
 
 def is_folder(path: Path) -> bool:
@@ -84,7 +88,7 @@ def read_weights(path: Path, map_location: Any = "cpu") -> dict[str, Tensor]:
         CheckpointError: It is damaged.
         ConfigError: safetensors is not installed.
     """
-    require("safetensors")
+    require(str(path), "safetensors")
     moved = devices.moving_to(map_location)
     from safetensors import SafetensorError, safe_open
 
@@ -124,7 +128,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         ModelError: It cannot hold them.
         OSError: The disk refuses it.
     """
-    require("safetensors")
+    require(path.name, "safetensors")
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -25,7 +25,7 @@ from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
 from cairn.hydra.parse.settings import Settings, parse
-from cairn.hydra.run import mirrored, origin, point, proving
+from cairn.hydra.run import evaluation, mirrored, origin, point, proving
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
@@ -102,7 +102,7 @@ def begin(
         CairnError: The run cannot start with this configuration or directory.
     """
     mirrored.join(cfg, directory)
-    merged, old = _configuration(cfg, directory, overrides)
+    merged, old = _configuration(evaluation.configured(cfg, directory, overrides), directory, overrides)
     if old is None:
         trusted.new_run(merged.config)
     else:
@@ -117,6 +117,8 @@ def begin(
     mirrors = mirrored.look(settings, directory, old.id if old else "")
     if not settings.train:
         plan = point.test_point(settings, point.resume_point(settings, directory, old, notice.rank, mirrors.bring))
+        if old is None:
+            evaluation.announce(directory, settings.config, plan, notice)
         return Start(directory, settings, old.id if old else "test", plan, context)
     patience_s = _PREVIOUS_ATTEMPT_S if context.allocation.scheduler else None
     directory.lock(patience_s or 0.0)
