@@ -107,16 +107,21 @@ def spec(kind: type, /, **arguments: Any) -> dict[str, Any]:
     return {"_target_": f"{HERE}.{kind.__name__}", **arguments}
 
 
-def committed(folder: Path, model: dict[str, Any], data: Any = None, number: int = 0, **facts: Any) -> Path:
-    """Commit the checkpoint of a run with this model and these data, whose weights are random; return its path."""
+def committed(
+    folder: Path, model: dict[str, Any], data: Any = None, number: int = 0, config: Any = None, **facts: Any
+) -> Path:
+    """Commit the checkpoint of a run with this model and these data, whose weights are random; return its path.
+
+    `config` is added to the configuration of the run, and `facts` to the manifest.
+    """
     torch.manual_seed(number)
     weights = build(model).state_dict()
     for value in weights.values():
         if isinstance(value, Tensor) and value.is_floating_point():
             value.uniform_(0.1, 1.0)
     position = draft(number).position
-    config = {"task_name": "toy", "model": model, "data": data, "logger": {"wandb": {"api_key": "0123456789abcdef"}}}
-    ours = {"run": "0a1b2c3d", "config": config, "position": dict(vars(position))}
+    stored = {"task_name": "toy", "model": model, "data": data, "logger": {"wandb": {"api_key": "0123456789abcdef"}}}
+    ours = {"run": "0a1b2c3d", "config": {**stored, **(config or {})}, "position": dict(vars(position))}
     folder.mkdir(parents=True, exist_ok=True)
     provenance = {"world_size": 1, "seed": 5, "git": "abc123+", "torch": "2.13.0", "cairn": "0.2.0"}
     plan = CommitPlan(folder, draft(number, monitor="val/loss", **facts), provenance)

@@ -18,7 +18,7 @@ from cairn.errors import CairnError, first_line
 from cairn.hydra import command_line
 from cairn.hydra.parse import mirror_settings, wandb_settings
 from cairn.hydra.parse.objects import target_of
-from cairn.hydra.run import evaluation, hanging
+from cairn.hydra.run import hanging
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.outcome import Outcome, describe, is_for_users
 from cairn.hydra.run.start import Start
@@ -56,7 +56,6 @@ def record(start: Start, built: Built | None, outcome: Outcome) -> None:
         return
     result = outcome.result
     start.directory.end(outcome.status, outcome.why, float(result) if isinstance(result, int | float) else None)
-    evaluation.record(start.directory, start.settings.config, start.plan, outcome)
     if built is not None and built.trainer.is_global_zero and outcome.status != "failed":
         summary.show_report(_summary(start, built, outcome), terminal.console())
 

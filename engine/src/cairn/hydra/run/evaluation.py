@@ -19,10 +19,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cairn import targets
-from cairn.errors import ConfigError
+from cairn.errors import ConfigError, SaveError
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides as given
-from cairn.hydra.compose import merge, trusted
+from cairn.hydra.compose import merge, outside, trusted
 from cairn.hydra.run import origin, provenance
 from cairn.hydra.run.outcome import Outcome
 from cairn.jobs.rendezvous import Rendezvous
@@ -77,7 +77,8 @@ def configured(cfg: DictConfig, directory: RunDirectory, overrides: Sequence[str
             if group == "model" or not any(_chooses(key) for key in keys):
                 found[group] = _with_typed(own, now, group, keys)
         found.train, found.test, found.ckpt_path = False, cfg.get("test", True), str(path)
-    trusted.check(found, path, overrides, command_line.repeated())
+    trusted.check(found, f"The configuration in {path}", overrides, command_line.repeated())
+    outside.check(found, directory.path, "", overrides, command_line.repeated())
     return found
 
 
@@ -190,5 +191,8 @@ def record(directory: RunDirectory, config: DictConfig, plan: ResumePoint, outco
         **versions.installed(),
         **{group: OmegaConf.to_container(config[group], resolve=True) for group in ("data", "model")},
     }
-    disk.put(directory.path / FILE, (json.dumps(content, indent=2) + "\n").encode())
+    try:
+        disk.put(directory.path / FILE, (json.dumps(content, indent=2) + "\n").encode())
+    except OSError as error:
+        raise SaveError(f"{directory.path / FILE} cannot be written: {error.strerror or error}.") from error
     log.info("Metrics and checkpoint: %s", summary.relative(directory.path / FILE))

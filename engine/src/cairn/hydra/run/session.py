@@ -20,7 +20,7 @@ from cairn.errors import CairnError, SaveError
 from cairn.hydra import command_line
 from cairn.hydra.parse.keys import logs_in_config_words
 from cairn.hydra.parse.objects import build_object
-from cairn.hydra.run import build, ending, introduce, mismatch, predicting
+from cairn.hydra.run import build, ending, evaluation, introduce, mismatch, predicting
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.outcome import Outcome, Status, outcome_of
@@ -267,6 +267,8 @@ def execute(start: Start, body: Body) -> Outcome:
         finally:
             built = session._built
         outcome = session._outcome(result)
+        if start.is_main:
+            evaluation.record(start.directory, start.settings.config, start.plan, outcome)
     except BaseException as error:
         outcome = outcome_of(error, start.context.signals.name)
     try:

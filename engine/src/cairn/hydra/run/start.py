@@ -106,7 +106,7 @@ def begin(
     if old is None:
         trusted.new_run(merged.config)
     else:
-        trusted.check(merged.config, directory.path, overrides, command_line.repeated())
+        trusted.check(merged.config, f"config.yaml in {directory.path}", overrides, command_line.repeated())
         if proof_run.current() is None:  # a proof resumes runs that it has begun itself
             outside.check(merged.config, directory.path, old.id, overrides, command_line.repeated())
     settings = parse(merged.config)
@@ -130,6 +130,9 @@ def begin(
         _check_ranking(merged, checkpoints.directory)
         plan = point.resume_point(settings, directory, old, notice.rank, mirrors.bring)
         if point.is_time_used_up(settings, plan):
+            if settings.predict:
+                more = summary.command(directory.path, "train=false", "test=false")
+                log.info("To complete its predictions: %s", more)
             _withdraw(held)
             return NothingToDo()
         start = Start(directory, settings, run, plan, context, claim=held)
