@@ -5,8 +5,17 @@ import random
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+)
 
 import cairn
 from cairn.errors import DataError, ModelError
@@ -66,6 +75,16 @@ class Odd(BatchSampler):
         return 3
 
 
+class Shuffled(Sampler):
+    """A sampler of the user's own, with random numbers."""
+
+    def __iter__(self):
+        return iter(torch.randperm(NUM).tolist())
+
+    def __len__(self):
+        return NUM
+
+
 class Stop(Callback):
     def __init__(self, after):
         self.after = after
@@ -101,6 +120,7 @@ LOADERS = {
     "shuffled": lambda: DataLoader(Noisy(), batch_size=4, shuffle=True, drop_last=True),
     "workers": lambda: DataLoader(Noisy(), batch_size=4, num_workers=1),
     "distributed": lambda: DataLoader(Noisy(), 4, sampler=DistributedSampler(Noisy(), num_replicas=3, rank=1)),
+    "own sampler": lambda: DataLoader(Noisy(), batch_size=4, sampler=Shuffled()),
     "own batches": lambda: DataLoader(Noisy(), batch_sampler=Odd()),
     "cairn": lambda: cairn.DataLoader(Noisy(), 4),
     "cairn, shuffled": lambda: cairn.DataLoader(Noisy(), 4, shuffle=True),
@@ -180,6 +200,14 @@ def test_batches_without_a_number_are_limited_as_well(tmp_path):
     assert len(cairn.load_predictions(tmp_path)["x"]) == 12
     with pytest.raises(DataError, match=r"Predictions on 2 processes need data with a length and indices"):
         predicted_data.check_alone(2)
+
+
+def test_loaders_that_are_not_read_one_after_the_other_are_refused(tmp_path):
+    loaders = [DataLoader(Plain(), 4), DataLoader(Plain(), 9)]
+    with pytest.raises(DataError, match="set the mode of CombinedLoader to sequential"):
+        predict(tmp_path, CombinedLoader(loaders, "min_size"))
+    predict(tmp_path, CombinedLoader(loaders, "sequential"))
+    assert [len(item["x"]) for item in cairn.load_predictions(tmp_path)] == [NUM, NUM]
 
 
 class NoStep(LightningModule):

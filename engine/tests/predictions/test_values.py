@@ -144,5 +144,25 @@ def test_predictions_of_something_else_are_not_mixed(tmp_path):
 
 def test_outputs_of_several_forms_cannot_be_joined(tmp_path):
     written(tmp_path, [ROWS[:2], ROWS[2:4], NAMES[4:]])
-    with pytest.raises(CheckpointError, match="outputs of several forms"):
+    with pytest.raises(CheckpointError, match="returned outputs of several forms"):
         load_predictions(tmp_path)
+
+
+def test_a_record_that_does_not_fit_its_files_is_named(tmp_path):
+    written(tmp_path, split(lambda at: (ROWS[at], NAMES[at])))
+    path = tmp_path / "part_000001.json"
+    for old, new in (
+        ('"kind": "tuple"', '"kind": "odd"'),
+        ('"first_batch": 2', '"first_batch": 9'),
+        ('"items"', '"x"'),
+    ):
+        before = path.read_text()
+        for number in range(2):
+            part = tmp_path / f"part_{number:06d}.json"
+            part.write_text(part.read_text().replace(old, new))
+        with pytest.raises(CheckpointError, match="do not fit"):
+            load_predictions(tmp_path)
+        for number in range(2):
+            part = tmp_path / f"part_{number:06d}.json"
+            part.write_text(part.read_text().replace(new, old))
+        assert path.read_text() == before

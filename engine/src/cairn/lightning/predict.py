@@ -106,6 +106,7 @@ def _with_stage(owner: Any, name: str) -> dict[str, Any]:
 @contextmanager
 def _replaced(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
     """Replace methods of one object."""
+    before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
     for name, function in methods.items():
         object.__setattr__(owner, name, function)
     try:
@@ -113,6 +114,8 @@ def _replaced(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
     finally:
         for name in methods:
             object.__delattr__(owner, name)
+        for name, function in before.items():
+            object.__setattr__(owner, name, function)
 
 
 @contextmanager
@@ -217,7 +220,12 @@ class _Writer(Callback):
             loaders: The loaders of the user.
             limit: `trainer.limit_predict_batches`.
         """
-        flat = CombinedLoader(loaders, "sequential").flattened
+        together = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "sequential")
+        if together._mode != "sequential":
+            raise DataError(
+                "Lightning predicts one loader after the other: set the mode of CombinedLoader to sequential."
+            )
+        flat = together.flattened
         if not flat:
             raise DataError("There is nothing to predict: the data module returns no loader.")
         for number, loader in enumerate(flat):
@@ -229,7 +237,7 @@ class _Writer(Callback):
     def _begin(self, trainer: Trainer, parts: Parts, loader: Any, limit: float, number: int) -> _Of:
         strategy, world_size = trainer.strategy, trainer.world_size
         # A sampler of the user may draw random numbers: all processes take the batches of rank 0.
-        batches = strategy.broadcast(predicted_data.batches_of(loader, limit))
+        batches = strategy.broadcast(predicted_data.batches_of(loader, limit, self.seed))
         if batches is None:
             predicted_data.check_alone(world_size)
         made_with = {**self.made_with, "precision": str(trainer.precision)}

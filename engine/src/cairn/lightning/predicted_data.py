@@ -14,12 +14,12 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Itera
 
 from cairn.data.sampler import EpochSampler
 from cairn.data.seeded_order import SeededOrder
-from cairn.data.seeding import SeededCollate, SeededItems, isolated, mix_seed
+from cairn.data.seeding import SeededCollate, SeededItems, isolated, mix_seed, seeded
 from cairn.errors import DataError
 from cairn.predictions.plan import Entry
 
-Batch = list[Any]
-"""Indices of the samples of a batch."""
+Batch = Sequence[Any]
+"""Indices of the samples of a batch: a range where they follow each other, because there may be many."""
 
 
 class Share:
@@ -41,11 +41,24 @@ class Share:
     def __iter__(self) -> Iterator[Any]:
         if self.batches is None:
             return islice(isolated(self.loader, self.seed), self.skip, None)
-        return iter(_again(self.loader, [self.batches[entry.batch] for entry in self.entries], self.seed))
+        return iter(_again(self.loader, _Chosen(self.batches, self.entries), self.seed))
 
     def __len__(self) -> int:
         if self.batches is None:
             return max(0, len(self.loader) - self.skip)  # raises TypeError where the loader does
+        return len(self.entries)
+
+
+class _Chosen:
+    """Batch sampler of the entries of this process."""
+
+    def __init__(self, batches: Sequence[Batch], entries: Sequence[Entry]) -> None:
+        self.batches, self.entries = batches, entries
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return (list(self.batches[entry.batch]) for entry in self.entries)
+
+    def __len__(self) -> int:
         return len(self.entries)
 
 
@@ -73,18 +86,20 @@ class Limited:
         return None if self.limit == 1.0 else int(self.limit * len(self.loader))
 
 
-def batches_of(loader: Any, limit: float) -> list[Batch] | None:
+def batches_of(loader: Any, limit: float, seed: int) -> list[Batch] | None:
     """Return the indices of all batches, whichever process they are for; None: they have none.
 
     Args:
         loader: The user's loader.
         limit: `trainer.limit_predict_batches`: a number of batches, or a fraction of them.
+        seed: Seed of the random numbers that a sampler draws.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     if not hasattr(loader.dataset, "__len__") or "__iter__" in _own_names(type(loader)):
         return None
-    found = _batches(loader)
+    with seeded(seed):
+        found = _batches(loader)
     number = int(limit * len(found)) if isinstance(limit, float) else int(limit)
     return found[:number]
 
@@ -127,10 +142,10 @@ def _unlike(sampler: Any, num_samples: int) -> Sequence[Any]:
 def _grouped(indices: Sequence[Any], size: int | None) -> list[Batch]:
     if size is None:  # the items of the data set are batches
         return [[index] for index in indices]
-    return [list(indices[first : first + size]) for first in range(0, len(indices), size)]
+    return [indices[first : first + size] for first in range(0, len(indices), size)]
 
 
-def _again(loader: DataLoader[Any], batches: Sequence[Batch], seed: int) -> DataLoader[Any]:
+def _again(loader: DataLoader[Any], batches: _Chosen, seed: int) -> DataLoader[Any]:
     """Return a loader of certain batches, whose samples draw the same random numbers wherever they are loaded."""
     dataset, collate = loader.dataset, loader.collate_fn
     if not isinstance(dataset, SeededItems):

@@ -59,8 +59,16 @@ def make(batches: Sequence[Any] | None, world_size: int, seed: int, made_with: M
         return Plan(FORMAT, None, _MOST_PER_PART, "", seed, made_with)
     number = len(batches)
     size = min(_MOST_PER_PART, max(1, -(-number // (_PARTS_PER_PROCESS * world_size))))
-    digest = hashlib.sha256(json.dumps(list(batches)).encode()).hexdigest()
-    return Plan(FORMAT, number, size, digest, seed, made_with, -(-number // size))
+    return Plan(FORMAT, number, size, _digest(batches), seed, made_with, -(-number // size))
+
+
+def _digest(batches: Sequence[Any]) -> str:
+    found = hashlib.sha256()
+    for batch in batches:
+        first, size = batch[0], len(batch)
+        is_range = isinstance(first, int) and list(batch) == list(range(first, first + size))
+        found.update(f"{first}+{size};".encode() if is_range else json.dumps(list(batch)).encode())
+    return found.hexdigest()
 
 
 def differences(old: Plan, new: Plan) -> list[str]:

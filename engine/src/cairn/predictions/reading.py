@@ -70,9 +70,17 @@ def _loaded(folder: Path, with_indices: bool) -> Any:
     found = [(number, parts.record(number)) for number in there]
     if not found:
         return (None, None) if with_indices else None
+    try:
+        return _joined(parts, found, with_indices)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{folder} is damaged: its parts and their records do not fit ({error!r}).") from error
+
+
+def _joined(parts: Parts, found: Sequence[tuple[int, PartRecord]], with_indices: bool) -> Any:
+    """Return the predictions of all parts."""
     structure = found[0][1].structure
     if any(record.structure != structure for _, record in found):
-        raise CheckpointError(f"{folder} cannot be joined: predict_step has returned outputs of several forms.")
+        raise CheckpointError(f"{parts.directory} cannot be joined: predict_step returned outputs of several forms.")
     columns = _columns(parts, found)
     indices = None if found[0][1].indices is None else [index for _, item in found for index in item.indices or ()]
     if indices is not None and not _is_sorted(indices):
