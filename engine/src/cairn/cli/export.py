@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _as_one_file(arguments: argparse.Namespace) -> int:
-    refuse_address(arguments.named, "export --to FILE.ckpt")
+    refuse_address(arguments.named, "export")
     if arguments.overwrite or arguments.batch_size != _ANY:
         raise ConfigError("--overwrite and --batch-size have no effect with --to FILE.ckpt: leave them out.")
     from cairn.writing.export import export

@@ -58,6 +58,7 @@ def write(
                 verbose=False,
             )
             assert program is not None
+            _forget_sources(program)
             program.model.metadata_props.update(metadata)
             program.save(str(path))
             is_fixed = num_rows is None and not _takes_any(program, taken)
@@ -116,6 +117,14 @@ def _any_batch_size(example: Example) -> dict[str, Any] | tuple[Any, ...]:
     if example.kwargs:
         return {name: shape(value) for name, value in example.kwargs.items()}
     return tuple(map(shape, example.args))
+
+
+def _forget_sources(program: Any) -> None:
+    """Remove lines of code and the paths of their files, which torch keeps for each node."""
+    for graph in (program.model.graph, *program.model.functions.values()):
+        for node in graph.all_nodes():
+            for name in [name for name in node.metadata_props if name.endswith("stack_trace")]:
+                del node.metadata_props[name]
 
 
 def _takes_any(program: Any, example: Example) -> bool:

@@ -153,11 +153,11 @@ class _Loaders(LightningDataModule):
         return self.loaders
 
 
-class _Of:
+class _OfLoader:
     """Predictions of one loader on this process."""
 
-    def __init__(self, parts: Parts, plan: Plan, share: Share, name: str) -> None:
-        self.parts, self.plan, self.share, self.name = parts, plan, share, name
+    def __init__(self, parts: Parts, plan: Plan, share: Share) -> None:
+        self.parts, self.plan, self.share = parts, plan, share
         self.columns: list[Columns] = []
         self.number = 0
         """Batches of this process that are predicted."""
@@ -208,7 +208,7 @@ class _Writer(Callback):
 
     def __init__(self, directory: Path, seed: int, made_with: Mapping[str, Any]) -> None:
         self.directory, self.seed, self.made_with = directory, seed, dict(made_with)
-        self._all: list[_Of] = []
+        self._all: list[_OfLoader] = []
         self.has_begun = False
         """Whether a batch was given to the model."""
 
@@ -230,11 +230,11 @@ class _Writer(Callback):
             raise DataError("There is nothing to predict: the data module returns no loader.")
         for number, loader in enumerate(flat):
             folder = self.directory if len(flat) == 1 else self.directory / f"{LOADER}{number}"
-            self._all.append(self._begin(trainer, Parts(folder), loader, limit, number))
+            self._all.append(self._begin(trainer, Parts(folder), loader, limit))
         shares = [item.share for item in self._all]
         return shares[0] if len(shares) == 1 else shares
 
-    def _begin(self, trainer: Trainer, parts: Parts, loader: Any, limit: float, number: int) -> _Of:
+    def _begin(self, trainer: Trainer, parts: Parts, loader: Any, limit: float) -> _OfLoader:
         strategy, world_size = trainer.strategy, trainer.world_size
         # A sampler of the user may draw random numbers: all processes take the batches of rank 0.
         batches = strategy.broadcast(predicted_data.batches_of(loader, limit, self.seed))
@@ -256,13 +256,12 @@ class _Writer(Callback):
             raise error
         assert plan is not None
         if batches is not None:
-            entries = plans.deal(plan, missing, trainer.global_rank, world_size)
-            share = Share(loader, batches, entries, 0, self.seed)
+            share = Share(loader, batches, plans.deal(plan, missing, trainer.global_rank, world_size), 0, self.seed)
         elif plan.num_parts is not None:  # its end is known, because all of it has been predicted
             share = Share(loader, [], [], 0, self.seed)
         else:
             share = Share(predicted_data.Limited(loader, limit), None, [], _num_first(parts, plan), self.seed)
-        return _Of(parts, plan, share, str(number))
+        return _OfLoader(parts, plan, share)
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -286,7 +285,7 @@ class _Writer(Callback):
         self._all[dataloader_idx].add(outputs)
 
     def end(self) -> None:
-        """Write what is left, once `predict` has returned."""
+        """Write what is left."""
         for item in self._all:
             item.end()
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from tests.support.exported import Net, Pairs, committed, spec
@@ -125,6 +126,11 @@ def test_the_metrics_are_recorded_with_the_identity_of_the_checkpoint(tmp_path):
     assert (described["named"], described["path"], described["run"]) == ("named", str(path), "0a1b2c3d")
     assert (described["monitor"], described["score"], described["position"]["batch"]) == ("val/loss", 0.5, 1)
     assert described["digest"].startswith("crc32-sha256:")
+    torch.save(Net().state_dict(), tmp_path / "weights.pt")
+    of_weights = OmegaConf.create({**config, "eval": None, "init_weights": str(tmp_path / "weights.pt")})
+    evaluation.record(directory, of_weights, ResumePoint(None), outcome)
+    described = json.loads((directory.path / "evaluation.json").read_text())["checkpoint"]
+    assert (described["path"], described["run"]) == (str(tmp_path / "weights.pt"), "")
     (directory.path / "evaluation.json").unlink()
     directory.start("toy", (), "a: 1")
     evaluation.record(directory, config, ResumePoint(path), outcome)

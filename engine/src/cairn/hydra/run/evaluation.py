@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cairn import targets
-from cairn.errors import ConfigError, SaveError
+from cairn.errors import CheckpointError, ConfigError, SaveError
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides as given
 from cairn.hydra.compose import merge, outside, trusted
@@ -122,6 +122,15 @@ def _stored(path: Path, named: str) -> Mapping[str, Any]:
     )
 
 
+def _facts(path: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint of Cairn says about its run; of another file nothing."""
+    try:
+        ours = load.load(path, verify=False).get(_FACTS)
+    except CheckpointError:
+        return {}
+    return ours if isinstance(ours, Mapping) else {}
+
+
 def _moved(own: DictConfig, now: DictConfig) -> DictConfig:
     """Return the stored configuration with the paths of this clone."""
     paths = own.get("paths")
@@ -169,15 +178,16 @@ def record(directory: RunDirectory, config: DictConfig, plan: ResumePoint, outco
         plan: What was tested.
         outcome: How the test ended.
     """
-    if outcome.status != "tested" or plan.path is None or directory.record() is not None:
+    named = config.get(KEY) or config.get("ckpt_path") or config.get("init_weights")
+    if outcome.status != "tested" or named is None or directory.record() is not None:
         return
-    found = named_checkpoint.find(str(plan.path), directory.path)
-    ours = load.load(plan.path, verify=False).get(_FACTS) or {}
-    saved = found.saved
+    path = plan.path or origin.local_file(named, directory.path)
+    found = named_checkpoint.find(str(path), directory.path)
+    saved, ours = found.saved, _facts(found.path)
     content = {
         "format": FORMAT,
         "checkpoint": {
-            "named": config.get(KEY) or config.get("ckpt_path"),
+            "named": named,
             "path": str(found.path),
             "run": ours.get("run", ""),
             "position": ours.get("position"),

@@ -131,8 +131,7 @@ def begin(
         plan = point.resume_point(settings, directory, old, notice.rank, mirrors.bring)
         if point.is_time_used_up(settings, plan):
             if settings.predict:
-                more = summary.command(directory.path, "train=false", "test=false")
-                log.info("To complete its predictions: %s", more)
+                log.info("Its predictions: %s", summary.command(directory.path, "train=false", "test=false"))
             _withdraw(held)
             return NothingToDo()
         start = Start(directory, settings, run, plan, context, claim=held)
