@@ -43,7 +43,9 @@ def test_predictions_and_tests_of_a_checkpoint(tmp_path: Path) -> None:
     # The plan names the checkpoint, whose digest is that of another run.
     assert all(ours[name] == theirs[name] for name in ours if name != "predictions.json")
 
-    train(again, *EVAL, f"eval={whole}", "predict=true", "trainer=ddp_sim")
+    ranks = [*EVAL, f"eval={whole}", "predict=true", "trainer=ddp_sim", KILL]
+    assert start(again, *ranks, CAIRN_TEST_KILL="predict:5@1").wait() != 0, "rank 1 has died, and rank 0 reports it"
+    train(again, *ranks)
     assert torch.equal(cairn.load_predictions(again), predicted), "two processes, and the same parts"
     found = evaluation(again)
     assert found["checkpoint"]["path"] == str((whole / "checkpoints" / "best.ckpt").resolve())

@@ -18,7 +18,7 @@ from torch.utils.data import (
 )
 
 import cairn
-from cairn.errors import DataError, ModelError
+from cairn.errors import CheckpointError, DataError, ModelError
 from cairn.lightning import predicted_data
 
 NUM = 23
@@ -219,6 +219,15 @@ class NoData(LightningDataModule):
     pass
 
 
+def test_a_part_that_another_process_has_not_written_is_noticed(tmp_path):
+    class Losing(Callback):
+        def on_predict_end(self, trainer, pl_module):
+            (tmp_path / "part_000001.json").unlink()
+
+    with pytest.raises(CheckpointError, match=r"Only \d parts of the predictions in .* are there: a process has died"):
+        predict(tmp_path, DataLoader(Plain(), 4), Losing())
+
+
 def test_what_is_missing_is_one_sentence(tmp_path):
     with pytest.raises(
         ModelError, match="NoStep has no predict_step, and its forward does not take a batch of predict"
@@ -226,3 +235,5 @@ def test_what_is_missing_is_one_sentence(tmp_path):
         cairn.write_predictions(trainer(), NoStep(), DataLoader(Plain(), 4), directory=tmp_path)
     with pytest.raises(DataError, match="NoData has neither a predict_dataloader nor a test_dataloader"):
         cairn.write_predictions(trainer(), Net(), NoData(), directory=tmp_path)
+    with pytest.raises(DataError, match="There is nothing to predict"):
+        predict(tmp_path, DataLoader(Plain(), 4), limit_predict_batches=0)

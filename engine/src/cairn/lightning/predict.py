@@ -15,14 +15,14 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from cairn.data.seeding import mix_seed, seed_global_generators, seeded
-from cairn.errors import CairnError, DataError, ModelError, first_line
+from cairn.errors import CairnError, CheckpointError, DataError, ModelError, first_line
 from cairn.lightning import predicted_data
 from cairn.lightning.predicted_data import Share
+from cairn.lightning.predicted_loader import LoaderPredictions
 from cairn.predictions import plan as plans
 from cairn.predictions.parts import Parts
-from cairn.predictions.plan import Entry, Plan
+from cairn.predictions.plan import Plan
 from cairn.predictions.reading import LOADER
-from cairn.predictions.values import Columns, encode
 from cairn.writing import exported
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ def write_predictions(
     Raises:
         ConfigError: The directory holds predictions of something else, or safetensors is missing.
         DataError: There is nothing to predict, or it cannot be divided.
+        CheckpointError: A part is missing at the end.
         ModelError: `predict_step` returns something that cannot be written.
         SaveError: The disk refuses a part.
     """
@@ -84,7 +85,7 @@ def write_predictions(
                 trainer.predict(model, None, module, return_predictions=False, ckpt_path=ckpt_path, weights_only=True)
         finally:
             trainer.limit_predict_batches = limit
-    writer.end()
+    writer.end(trainer)
 
 
 def _loader_name(owner: Any) -> str:
@@ -153,50 +154,6 @@ class _Loaders(LightningDataModule):
         return self.loaders
 
 
-class _OfLoader:
-    """Predictions of one loader on this process."""
-
-    def __init__(self, parts: Parts, plan: Plan, share: Share) -> None:
-        self.parts, self.plan, self.share = parts, plan, share
-        self.columns: list[Columns] = []
-        self.number = 0
-        """Batches of this process that are predicted."""
-
-    def entry(self) -> Entry:
-        """Return what the current batch is."""
-        if self.share.batches is None:
-            batch = self.share.skip + self.number
-            return Entry(batch, batch // self.plan.batches_per_part)
-        return self.share.entries[self.number]
-
-    def add(self, output: Any) -> None:
-        """Take the output for the current batch, and write the part that it completes."""
-        entry, batches = self.entry(), self.share.batches
-        self.number += 1
-        if entry.part is None:
-            return
-        are_samples = batches is not None and getattr(self.share.loader, "batch_sampler", None) is not None
-        self.columns.append(encode(output, len(batches[entry.batch]) if batches is not None and are_samples else None))
-        if entry.batch == self.plan.batches(entry.part)[-1]:
-            self._write(entry.part)
-
-    def end(self) -> None:
-        """Write the last part of a loader whose length was not known."""
-        if self.share.batches is None:
-            last = self.share.skip + self.number
-            if self.columns:
-                self._write((last - 1) // self.plan.batches_per_part)
-            self.parts.end(self.plan, -(-last // self.plan.batches_per_part))
-
-    def _write(self, part: int) -> None:
-        first, batches = self.plan.batches(part)[0], self.share.batches
-        indices = None
-        if batches is not None and getattr(self.share.loader, "batch_sampler", None) is not None:
-            indices = [index for at in self.plan.batches(part) for index in batches[at]]
-        self.parts.write(part, first, self.columns, indices)
-        self.columns = []
-
-
 class _Writer(Callback):
     """Writes parts of the predictions as soon as they are complete.
 
@@ -208,7 +165,7 @@ class _Writer(Callback):
 
     def __init__(self, directory: Path, seed: int, made_with: Mapping[str, Any]) -> None:
         self.directory, self.seed, self.made_with = directory, seed, dict(made_with)
-        self._all: list[_OfLoader] = []
+        self._all: list[LoaderPredictions] = []
         self.has_begun = False
         """Whether a batch was given to the model."""
 
@@ -234,12 +191,14 @@ class _Writer(Callback):
         shares = [item.share for item in self._all]
         return shares[0] if len(shares) == 1 else shares
 
-    def _begin(self, trainer: Trainer, parts: Parts, loader: Any, limit: float) -> _OfLoader:
+    def _begin(self, trainer: Trainer, parts: Parts, loader: Any, limit: float) -> LoaderPredictions:
         strategy, world_size = trainer.strategy, trainer.world_size
         # A sampler of the user may draw random numbers: all processes take the batches of rank 0.
         batches = strategy.broadcast(predicted_data.batches_of(loader, limit, self.seed))
         if batches is None:
             predicted_data.check_alone(world_size)
+        elif not batches:
+            raise DataError("There is nothing to predict: the loader has no batch, or the limit of the trainer is 0.")
         made_with = {**self.made_with, "precision": str(trainer.precision)}
         error, plan, missing = None, None, []
         if trainer.is_global_zero:
@@ -261,7 +220,7 @@ class _Writer(Callback):
             share = Share(loader, [], [], 0, self.seed)
         else:
             share = Share(predicted_data.Limited(loader, limit), None, [], _num_first(parts, plan), self.seed)
-        return _OfLoader(parts, plan, share)
+        return LoaderPredictions(parts, plan, share)
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -284,10 +243,22 @@ class _Writer(Callback):
         """Keep the outputs, and write the part that they complete."""
         self._all[dataloader_idx].add(outputs)
 
-    def end(self) -> None:
-        """Write what is left."""
+    def end(self, trainer: Trainer) -> None:
+        """Write what is left, and check that all processes have written their parts.
+
+        Raises:
+            CheckpointError: Some are missing.
+        """
         for item in self._all:
             item.end()
+        try:
+            trainer.strategy.barrier("predictions")
+        except RuntimeError as error:  # Lightning looks after the other processes every few seconds only
+            raise CheckpointError(
+                "Another process has died before its predictions were written: repeat the command, which goes on there."
+            ) from error
+        for item in self._all:
+            item.check()
 
 
 def _num_first(parts: Parts, plan: Plan) -> int:
