@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file
 from tests.support.exported import (
     Counting,
+    Demanding,
     FixedBatch,
     Net,
     Pairs,
@@ -17,6 +18,7 @@ from tests.support.exported import (
     TakesDict,
     Tied,
     WithExample,
+    WithVocabulary,
     committed,
     outputs,
     spec,
@@ -149,6 +151,28 @@ def test_what_cannot_be_written_or_verified_is_not_kept(tmp_path, kind, why):
     with pytest.raises(ModelError):
         export(str(path), tmp_path / "folder", "folder")
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (spec(WithVocabulary), "AssertionError: no vocabulary"),
+        (spec(Demanding, token="hf_0123456789abcdefgh"), "LookupError: a token is needed"),
+    ],
+)
+def test_a_model_that_needs_more_than_weights_and_configuration_has_no_folder(tmp_path, model, why):
+    path = committed(tmp_path / "run", model)
+    with pytest.raises(ModelError, match=f"folder could not be verified, and is not kept: {why}"):
+        export(str(path), tmp_path / "folder", "folder")
+    assert not (tmp_path / "folder").exists()
+    assert "in every bit" in export(str(path), tmp_path / "a.safetensors", "safetensors").verified
+
+
+def test_a_model_that_cannot_be_built_is_one_sentence(tmp_path, monkeypatch):
+    path = committed(tmp_path / "run", spec(Demanding, token="x"))
+    monkeypatch.setattr(Demanding, "__init__", lambda self, token: 1 / 0)
+    with pytest.raises(ModelError, match="cannot be built: ZeroDivisionError: division by zero"):
+        export(str(path), tmp_path / "a.safetensors", "safetensors")
 
 
 def test_a_file_that_differs_from_the_checkpoint_is_not_kept(tmp_path, monkeypatch):

@@ -133,3 +133,25 @@ def outputs(path: Path, x: Tensor) -> Any:
     """What the model of a checkpoint, or of an exported folder, returns."""
     with torch.no_grad():
         return load_model(path)(x)
+
+
+class WithVocabulary(WithExample):
+    """Keeps a value in its checkpoint that is not in the state_dict; without it, forward raises an error."""
+
+    vocabulary: list[float] | None = None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.vocabulary = [float(checkpoint["cairn"]["position"]["batch"])]
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.vocabulary is not None, "no vocabulary"
+        return self.net(x) + self.vocabulary[0]
+
+
+class Demanding(WithExample):
+    """Cannot be built without a token."""
+
+    def __init__(self, token: str | None) -> None:
+        if token is None:
+            raise LookupError("a token is needed")
+        super().__init__()

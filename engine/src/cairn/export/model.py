@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
 
-from cairn.errors import ModelError
+from cairn.errors import CairnError, ModelError, first_line
 from cairn.export import example as examples
 from cairn.export import facts, folder, onnx_file, outputs, weights
 from cairn.export.example import Example
@@ -83,7 +83,12 @@ def export(named: str, to: Path, kind: Kind, *, overwrite: bool = False, num_row
 
 def _read(found: named_checkpoint.NamedCheckpoint) -> _Source:
     contents = load(found.path)
-    model = load_model(found.path)
+    try:
+        model = load_model(found.path)
+    except Exception as error:  # code of the user
+        if isinstance(error, CairnError):
+            raise
+        raise ModelError(f"The model of {found.path} cannot be built: {_reason(error)}.") from error
     config = contents[exported.OURS]["config"]
     try:
         example, why = examples.find(model, config), ""
@@ -133,8 +138,13 @@ def _equal(source: _Source) -> str:
 
 @contextmanager
 def _kept_if_equal(to: Path) -> Iterator[None]:
-    """Say in the message of an error that nothing was kept."""
+    """Say in the message of an error that nothing was kept; it may come from the code of the user."""
     try:
         yield
-    except ModelError as error:
-        raise ModelError(f"{to} could not be verified, and is not kept: {error}.") from error
+    except Exception as error:
+        raise ModelError(f"{to} could not be verified, and is not kept: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    text = first_line(error)
+    return text if isinstance(error, CairnError) else f"{type(error).__name__}: {text}"

@@ -74,6 +74,7 @@ def test_single_values_can_be_set(tmp_path, configured):
         (["ckpt_path=x"], {"ckpt_path": "x"}, "names the checkpoint to test: leave out ckpt_path="),
         (["resume=x"], {}, "leave out resume="),
         (["train=true"], {}, "trains nothing: leave out train=true"),
+        (["test=false"], {"test": False}, "with test=false does nothing: set predict=true"),
         (["model=cnn"], {}, "takes the model of the checkpoint: leave out model="),
     ],
 )

@@ -87,6 +87,8 @@ def _check(cfg: DictConfig, directory: RunDirectory, keys: Sequence[str]) -> Non
     for key in _CONTRARY:
         if cfg.get(key) or key in keys:
             raise ConfigError(f"{KEY}= names the checkpoint to test: leave out {key}=.")
+    if not cfg.get("test") and not cfg.get("predict"):
+        raise ConfigError(f"{KEY}= with test=false does nothing: set predict=true, or leave out test=false.")
     if "train" in keys and cfg.train:
         raise ConfigError(f"{KEY}= trains nothing: leave out train=true, or start a new run with ckpt_path=FILE.")
     if any(key == "model" or key.startswith("model@") for key in keys):
