@@ -215,3 +215,10 @@ def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch):
     for kind, package in (("safetensors", "safetensors"), ("folder", "safetensors"), ("onnx", "onnx")):
         with pytest.raises(ConfigError, match=rf"needs {package}, which is not installed: pip install"):
             export(str(path), tmp_path / "new", kind)
+
+
+def test_data_that_a_run_directory_may_not_name_are_not_built(tmp_path):
+    data = spec(Pairs) | {"extra": {"_target_": "sklearn.linear_model.LogisticRegression"}}
+    made = export(str(committed(tmp_path / "run", spec(Net), data)), tmp_path / "a.safetensors", "safetensors")
+    assert "no outputs were compared: " in made.verified
+    assert "sklearn.linear_model.LogisticRegression is refused: sklearn is not on the list" in made.verified

@@ -48,7 +48,7 @@ ARROWS = {
     "wandb": f"uploads store {LEAVES} {DOORS}",
     "remote": f"uploads extras store policy {LEAVES} {DOORS}",
     "runs": f"remote store account jobs {LEAVES} {DOORS}",
-    "export": f"lightning runs remote writing store data targets {LEAVES} {DOORS}",
+    "export": f"lightning runs remote writing store data targets whitelist {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
     "cli": f"streams extras export study runs wandb remote uploads writing store policy account jobs {LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from cairn import whitelist
 from cairn.errors import ModelError, first_line
 from cairn.export import outputs
 from cairn.targets import build
@@ -81,6 +82,10 @@ def find(model: LightningModule, config: Mapping[str, Any]) -> Example:
 
 def _loaders(spec: Any, failed: Callable[[str], None]) -> Iterator[tuple[LightningDataModule, str]]:
     """Yield the data module, and the names of its loaders, each after the `setup` of its stage."""
+    for name in whitelist.named_in(spec):  # the checkpoint may come from other people
+        if why := whitelist.why_not_listed(name):
+            failed(f"{name} is refused: {why}; [tool.cairn] allow in pyproject.toml allows it")
+            return
     try:
         data: LightningDataModule = build(spec, LightningDataModule)
         data.prepare_data()

@@ -27,12 +27,14 @@ def configured(tmp_path, monkeypatch):
     monkeypatch.setattr(trusted.HydraConfig, "get", lambda: hydra)
     monkeypatch.setenv("PROJECT_ROOT", str(tmp_path))
 
-    def run(named, *overrides, **values):
+    def run(named, *overrides, deleted=None, **values):
         base = {"task_name": "toy", "seed": 0, "train": True, "test": True, "ckpt_path": None, "init_weights": None}
         data = {"_target_": "tests.support.exported.Pairs", "rows": "${seed}", "kind": "dict"}
         model = {"_target_": "tests.support.exported.TakesDict", "width": 99}
         cfg = {**base, "data": data, "model": model, "trainer": {"precision": "32-true", "max_epochs": 1}}
         cfg = OmegaConf.create({**cfg, "paths": {"log_dir": str(tmp_path)}, "eval": str(named), **values})
+        if deleted:
+            cfg.data.pop(deleted.rpartition(".")[2])
         OmegaConf.set_struct(cfg, True)
         directory = RunDirectory(tmp_path / "own")
         with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
@@ -66,6 +68,7 @@ def test_single_values_can_be_set(tmp_path, configured):
     found = configured(path, "data.kind=dict", "model.width=99", "trainer.precision=32-true")
     assert (found["model"], found["data"]) == (spec(Net, width=99), spec(Pairs, rows=4, kind="dict"))
     assert found["trainer"]["precision"] == "32-true"
+    assert configured(path, "~data.rows", deleted="data.rows")["data"] == spec(Pairs)
 
 
 @pytest.mark.parametrize(

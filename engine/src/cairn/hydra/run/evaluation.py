@@ -151,7 +151,11 @@ def _with_typed(own: DictConfig, now: DictConfig, group: str, keys: Sequence[str
         raise ConfigError(f"{KEY}=: the checkpoint does not say which data it was trained with: choose data=OPTION.")
     for key in keys:
         if key.startswith(f"{group}."):
-            OmegaConf.update(own, key, OmegaConf.select(now, key), force_add=True)
+            parent, _, leaf = key.rpartition(".")
+            if (typed := OmegaConf.select(now, parent)) is not None and leaf in typed:
+                OmegaConf.update(own, key, typed[leaf], force_add=True)
+            elif (node := OmegaConf.select(own, parent)) is not None:  # `~data.key` has deleted it
+                node.pop(leaf, None)
     return own[group]
 
 
