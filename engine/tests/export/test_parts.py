@@ -107,6 +107,12 @@ def test_files_appear_together_or_not_at_all(tmp_path):
     (tmp_path / "new" / ".b.tmp" / "old").touch()
     write("ab", overwrite=True)
     assert sorted(os.listdir(tmp_path / "new")) == ["a", "b", "c"]
+    (tmp_path / "new" / "d").write_text("mine")
+    for name in "ab":
+        (tmp_path / "new" / name).unlink()
+    with pytest.raises(ConfigError, match="d exists already"):
+        write("abd")
+    assert (tmp_path / "new" / "d").read_text() == "mine"
     with pytest.raises(ConfigError, match="There is no directory"), staged(tmp_path / "x" / "y", ("a",), False):
         pass
 

@@ -39,7 +39,7 @@ def staged(to: Path, files: Sequence[str], overwrite: bool) -> Iterator[Path]:
             _clear(hidden)
             os.mkdir(hidden)
             yield hidden
-            _check(to, files, overwrite)
+            _check(to, [*files, *os.listdir(hidden)], overwrite)
             _move(hidden, to, files)
         finally:
             _clear(hidden)
