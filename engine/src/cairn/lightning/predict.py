@@ -257,7 +257,7 @@ class _Writer(Callback):
             raise CheckpointError(
                 "Another process has died before its predictions were written: repeat the command, which goes on there."
             ) from error
-        for item in self._all:
+        for item in self._all if trainer.is_global_zero else ():
             item.check()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from cairn.errors import CheckpointError
@@ -9,6 +10,10 @@ from cairn.lightning.predicted_data import Share
 from cairn.predictions.parts import Parts
 from cairn.predictions.plan import Entry, Plan
 from cairn.predictions.values import Columns, encode
+
+_PATIENCE_S = 10.0
+"""How long a shared file system may take to show the files of other machines, in seconds."""
+_POLL_S = 0.5
 
 
 class LoaderPredictions:
@@ -63,12 +68,18 @@ class LoaderPredictions:
         Raises:
             CheckpointError: Some are missing.
         """
-        plan, there = self.parts.plan(), self.parts.there()
-        if plan is None or there != list(range(plan.num_parts or 0)):
+        until = time.monotonic() + _PATIENCE_S
+        while (missing := self._num_missing()) and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        if missing:
             raise CheckpointError(
-                f"Only {len(there)} parts of the predictions in {self.parts.directory} are there: a process has died, "
-                f"or sees another directory. Repeat the command."
+                f"The predictions in {self.parts.directory} lack {missing} of their parts: a process has died, or sees "
+                f"another directory. Repeat the command."
             )
+
+    def _num_missing(self) -> int:
+        plan = self.parts.plan()
+        return 1 if plan is None else (plan.num_parts or 0) - len(self.parts.there())
 
     def _samples(self) -> Any:
         """Return the indices of the samples of each batch; None: they have none, or items of the data are batches."""
