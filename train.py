@@ -13,7 +13,7 @@ import cairn.hydra  # noqa: E402
 
 @cairn.hydra.main(config_path="configs", config_name="train")
 def main(run: cairn.hydra.Run) -> float | None:
-    """Train, test, and return what a sweep optimizes.
+    """Train, test, predict, and return what a sweep optimizes.
 
     This function is yours: add lines where you like. Import torch and your own modules inside it, so that --help does
     not wait for them. Every process of the run executes it. A resumed run executes it again from the first line, and
@@ -26,6 +26,7 @@ def main(run: cairn.hydra.Run) -> float | None:
 
     run.fit(trainer, model, data)
     run.test(trainer, model, data)
+    run.predict(trainer, model, data)
 
     return run.result()
 

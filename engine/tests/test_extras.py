@@ -37,3 +37,10 @@ def test_a_library_that_is_used_from_its_folder_is_installed_from_there(monkeypa
     command = extras.how_to_install("wandb")
     assert command.startswith("pip install '/")
     assert command.endswith("/engine[wandb]'")
+
+
+def test_an_installation_from_before_there_was_an_extra_is_renewed(monkeypatch):
+    monkeypatch.setattr(metadata, "requires", lambda name: REQUIRES)
+    command = extras.how_to_install("export")
+    assert command.startswith("pip install '/")
+    assert command.endswith("/engine[export]'")

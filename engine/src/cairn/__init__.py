@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from cairn.lightning.load_model import load_model
     from cairn.lightning.logs.csv_logger import CSVLogger
     from cairn.lightning.loops.calls import Stopped
+    from cairn.lightning.predict import write_predictions
     from cairn.policy.keep import Best, EveryNth, Latest, WithinBytes
     from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
+    from cairn.predictions.reading import load_predictions
     from cairn.writing.options import Writing
 
 __version__ = "0.2.0"
@@ -43,6 +45,8 @@ __all__ = [
     "Writing",
     "__version__",
     "load_model",
+    "load_predictions",
+    "write_predictions",
 ]
 
 _MODULES = {
@@ -67,6 +71,8 @@ _MODULES = {
     "WithinBytes": "policy.keep",
     "Writing": "writing.options",
     "load_model": "lightning.load_model",
+    "load_predictions": "predictions.reading",
+    "write_predictions": "lightning.predict",
 }
 """The module of each public name, imported at the first use: `import cairn` does not import torch."""
 

@@ -15,11 +15,13 @@ def how_to_install(extra: str) -> str:
     package index.
 
     Args:
-        extra: `hydra`, `wandb`, `slurm`, `report`, `sweep` or `all`.
+        extra: Name of the extra, such as `hydra` or `all`.
     """
     try:
         needed = _needed(extra, metadata.requires(_DISTRIBUTION) or [])
-    except metadata.PackageNotFoundError:  # used from a folder, without an installation
+    except metadata.PackageNotFoundError:
+        needed = []
+    if not needed:  # used from a folder, without an installation, or with one from before there was this extra
         needed = [f"{Path(__file__).resolve().parents[2]}[{extra}]"]
     return "pip install " + " ".join(f"'{requirement}'" for requirement in needed)
 

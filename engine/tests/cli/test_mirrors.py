@@ -252,7 +252,7 @@ def test_sync_needs_a_run_on_this_machine(mirrored, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["report", "ADDRESS"], ["export", "ADDRESS", "--to", "x"], ["export", "x", "--to", "ADDRESS"]]
+    "words", [["report", "ADDRESS"], ["export", "ADDRESS", "--to", "x.ckpt"], ["export", "x", "--to", "ADDRESS"]]
 )
 def test_what_reads_the_disk_refuses_an_address(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

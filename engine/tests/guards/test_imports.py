@@ -38,21 +38,23 @@ ARROWS = {
     "policy": LEAVES,
     "store": f"policy {LEAVES} {DOORS}",
     "uploads": f"store {LEAVES} {DOORS}",
-    "writing": f"helper_process store policy {LEAVES} {DOORS}",
+    "writing": f"extras helper_process store policy {LEAVES} {DOORS}",
     "dcp": "writing store errors",
     "account": f"policy {LEAVES} {DOORS}",
     "data": "errors",
     "jobs": f"errors {DOORS}",
-    "lightning": f"helper_process remote writing account store policy jobs data targets {LEAVES} {DOORS}",
+    "predictions": f"writing store {LEAVES} {DOORS}",
+    "lightning": f"helper_process predictions remote writing account store policy jobs data targets {LEAVES} {DOORS}",
     "wandb": f"uploads store {LEAVES} {DOORS}",
     "remote": f"uploads extras store policy {LEAVES} {DOORS}",
     "runs": f"remote store account jobs {LEAVES} {DOORS}",
     "search": f"extras store policy {LEAVES} {DOORS}",
+    "export": f"lightning runs remote writing store data targets whitelist {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
-    "cli": f"streams extras study runs wandb remote uploads writing store policy account jobs {LEAVES} {DOORS}",
+    "cli": f"streams extras export study runs wandb remote uploads writing store policy account jobs {LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": "streams extras testing lightning wandb remote jobs search runs data store account policy writing targets "
-    f"whitelist {LEAVES} {DOORS}",
+    "hydra": "streams extras predictions testing lightning wandb remote jobs search runs data store account policy "
+    f"writing targets whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {
@@ -96,15 +98,17 @@ EXTERNAL = {
     "policy": "",
     "store": "isal",
     "uploads": "",
-    "writing": "numpy torch",
+    "writing": "numpy safetensors torch",
     "dcp": "torch",
     "account": "",
     "data": "lightning numpy torch",
     "jobs": "",
     "lightning": "lightning numpy torch torchmetrics",
+    "predictions": "numpy torch",
     "wandb": "lightning torch wandb yaml",
     "remote": "boto3 botocore obstore",
     "runs": "rich yaml",
+    "export": "lightning onnx onnxruntime torch yaml",
     "search": "optuna",
     "study": "matplotlib optuna rich yaml",
     "cli": "dotenv rich yaml",
@@ -112,9 +116,12 @@ EXTERNAL = {
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
 }
 """The packages of others that each room may import."""
-EXTRAS = {"dotenv", "hydra", "hydra_plugins", "matplotlib", "obstore", "omegaconf", "optuna", "submitit", "wandb"}
+EXTRAS = {
+    *("dotenv", "hydra", "hydra_plugins", "matplotlib", "obstore", "omegaconf", "onnx", "optuna", "safetensors"),
+    *("submitit", "wandb"),
+}
 """Packages that only an extra installs."""
-USED_IF_THERE = {"boto3", "botocore"}
+USED_IF_THERE = {"boto3", "botocore", "onnxruntime"}
 """Packages that are used where the user has installed them."""
 NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""

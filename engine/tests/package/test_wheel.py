@@ -43,7 +43,9 @@ def test_the_wheel_has_the_version_of_the_library(wheel):
     assert wheel.name == f"cairn_checkpoint-{cairn.__version__}-py3-none-any.whl"
 
 
-@pytest.mark.parametrize("name", ["hydra", "omegaconf", "wandb", "submitit", "matplotlib", "dotenv", "pytest"])
+@pytest.mark.parametrize(
+    "name", ["hydra", "omegaconf", "wandb", "submitit", "matplotlib", "dotenv", "safetensors", "onnx", "pytest"]
+)
 def test_the_environment_lacks_what_only_an_extra_needs(environment, name):
     script = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is not None)"
     run_in(environment, script=script)

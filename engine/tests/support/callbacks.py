@@ -45,8 +45,8 @@ class KillAt(Callback):
     """Kills its own process (-9) at a chosen system call of a save, or inside a validation.
 
     CAIRN_TEST_KILL is `fsync:N` (before the N-th fsync of this process), `replace:N` (before the N-th rename of a
-    checkpoint file), `unlink:N`, `validation:N` (at the N-th validation batch), `batch:N` (before the N-th batch), or
-    `setup:1`. `validation:N@1` kills rank 1 only.
+    checkpoint file), `unlink:N`, `validation:N` (at the N-th validation batch), `batch:N` (before the N-th batch),
+    `predict:N` (before the N-th batch of a prediction), or `setup:1`. `validation:N@1` kills rank 1 only.
     """
 
     def __init__(self) -> None:
@@ -70,6 +70,10 @@ class KillAt(Callback):
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if self.what == "validation" and not trainer.sanity_checking:
+            self._count()
+
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        if self.what == "predict":
             self._count()
 
     def _killing(self, function: Any) -> Any:

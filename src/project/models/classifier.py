@@ -63,6 +63,11 @@ class Classifier(LightningModule):
         loss = self._evaluate("test", self.test_acc, batch)
         self.log("test/loss", loss, sync_dist=True, batch_size=len(batch[1]))
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return logits (batch, num_classes)."""
+        logits: Tensor = self(batch[0])
+        return logits
+
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler."""
         return optimization(self, self.optimizer, self.scheduler)

@@ -54,6 +54,11 @@ class LanguageModel(LightningModule):
         """Log test/loss and test/bpb."""
         self._evaluate("test", batch)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return logits (batch, length, vocab_size)."""
+        logits: Tensor = self(batch[0])
+        return logits
+
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler."""
         return optimization(self, self.optimizer, self.scheduler)

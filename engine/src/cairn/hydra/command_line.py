@@ -180,7 +180,7 @@ def _can_continue(run: RunDirectory) -> bool:
 
 def _as_hydra_reads(item: str) -> str:
     """Quote a file name: it may contain characters that are special in Hydra's grammar."""
-    return file(item) if key(item) in ("ckpt_path", "init_weights") and "=" in item else item
+    return file(item) if key(item) in overrides.FILES and "=" in item else item
 
 
 def _overrides_of(run: RunDirectory) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from cairn.lightning.saved import resized
 from cairn.remote import origin
 from cairn.remote.address import is_address
 from cairn.targets import build
-from cairn.writing import forms
+from cairn.writing import exported, forms
 from cairn.writing.load import load, why_missing
 from cairn.writing.mismatch import COMPILED, mismatch
 
@@ -27,9 +27,10 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
     """Build the model of a checkpoint from the configuration stored in it, load its weights, and set it to eval mode.
 
     Args:
-        path: A checkpoint that Cairn saved: a file, or a directory of shards. Or the address of a run in an object
-            store, for its newest checkpoint, or of one of its checkpoints: `s3://bucket/RUN/checkpoints/best.ckpt`. It
-            is downloaded into a temporary directory, and compared with its checksums.
+        path: A checkpoint that Cairn saved: a file, or a directory of shards; or a folder that `cairn export` wrote. Or
+            the address of a run in an object store, for its newest checkpoint, or of one of its checkpoints:
+            `s3://bucket/RUN/checkpoints/best.ckpt`. It is downloaded into a temporary directory, and compared with
+            its checksums.
         map_location: Where the weights go, as in `torch.load`.
 
     Returns:
@@ -49,8 +50,11 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
     if why := why_missing(path):
         raise MissingFileError(why)
     with _model_error():
-        # Without verification the optimizer state, often twice the size of the weights, is not read.
-        checkpoint = load(path, verify=False, map_location=map_location)
+        if is_exported := exported.is_folder(path):
+            checkpoint = exported.read_folder(path, map_location)
+        else:
+            # Without verification the optimizer state, often twice the size of the weights, is not read.
+            checkpoint = load(path, verify=False, map_location=map_location)
     try:
         spec, weights = checkpoint["cairn"]["config"]["model"], checkpoint["state_dict"]
     except (KeyError, TypeError) as error:
@@ -61,8 +65,9 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
     model: LightningModule = build(spec, LightningModule)
     if is_overridden("configure_model", model):
         _configure(model)
-    forms.restore(checkpoint)
-    model.on_load_checkpoint(checkpoint)
+    if not is_exported:  # its weights have the names of this model, and nothing else is in it
+        forms.restore(checkpoint)
+        model.on_load_checkpoint(checkpoint)
     _load_into(model, checkpoint["state_dict"], resized.recorded(checkpoint), path)
     devices = [value.device for value in weights.values() if isinstance(value, Tensor)]
     return model.to(devices[0]).eval() if devices else model.eval()

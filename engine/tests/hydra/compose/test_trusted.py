@@ -1,7 +1,5 @@
 """A stored configuration names what is on the whitelist, or what the project's files or the command name as well."""
 
-from pathlib import Path
-
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -29,7 +27,7 @@ def check(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         with initialize_config_dir(str(configs), version_base="1.3"):
-            trusted.check(config, Path("/runs/one"), tuple(overrides), repeated)
+            trusted.check(config, "config.yaml in /runs/one", tuple(overrides), repeated)
 
     return run_check
 

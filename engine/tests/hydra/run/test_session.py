@@ -27,7 +27,9 @@ def start(tmp_path, monkeypatch):
     """A start whose body is all that is executed."""
     monkeypatch.setattr(build, "prepare", lambda start: None)
     checkpoint = SimpleNamespace(watchdog=Patience())
-    settings = SimpleNamespace(checkpoint=checkpoint, config={}, train=True, test=True, optimized_metric="val/loss")
+    settings = SimpleNamespace(
+        checkpoint=checkpoint, config={}, train=True, test=True, optimized_metric="val/loss", predict=False
+    )
     return Start(RunDirectory(tmp_path), settings, "r", ResumePoint(None), JobContext(Interrupts()))
 
 
@@ -177,3 +179,9 @@ def test_the_next_job_of_a_sweep_meets_at_the_store_of_torchrun_again(monkeypatc
         os.environ["MASTER_PORT"] = str(TorchrunEnvironment(Attempt("a", 5)).main_port)
         assert os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "False"
     assert {name: os.environ[name] for name in environ} == environ
+
+
+def test_predictions_that_train_py_does_not_write_are_reported(start, caplog):
+    start.settings.predict = True
+    session.execute(start, lambda run: None)
+    assert "predict=true has no effect, because train.py does not call run.predict(" in caplog.text

@@ -29,7 +29,7 @@ Usage: python {program} [GROUP=OPTION] [GROUP.KEY=VALUE] ...
   python {program} model=mlp seed=1            train with other options and values
   python {program} resume=latest               resume the newest run (or RUN_DIR, ADDRESS, auto)
   python {program} -m seed=1,2,3               a sweep: one run per value
-  python {program} train=false ckpt_path=FILE  only test a checkpoint
+  python {program} eval=RUN_DIR data=OTHER     test its best checkpoint, on these data
   python {program} logger.wandb.offline=false  upload to W&B during training
 """
 _MORE = """\

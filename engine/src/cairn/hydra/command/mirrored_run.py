@@ -12,7 +12,7 @@ from cairn.runs import mirrored_run
 from cairn.runs.directory import RunDirectory
 
 _address: Address | None = None
-_KEYS = ("checkpoint.mirror", "ckpt_path", "init_weights", "resume")
+_KEYS = ("checkpoint.mirror", "ckpt_path", "eval", "init_weights", "resume")
 """Keys that may hold an address."""
 
 

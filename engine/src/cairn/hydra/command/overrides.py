@@ -50,6 +50,8 @@ ANSWERS: Mapping[str, str] = {
     ),
 }
 """Keys of Lightning's ModelCheckpoint, transformers, orbax, accelerate and Keras, and their equivalents here."""
+FILES = ("ckpt_path", "eval", "init_weights")
+"""Keys whose values are files, which may have any name."""
 _TRUE = ("true", "1", "yes", "on")
 _GROUPS = ("checkpoint", "trainer", "data", "model")
 """Groups whose keys are recognized if the group is missing."""
@@ -105,7 +107,7 @@ def _is_refused(override: str) -> bool:
 
 def _is_outside(override: str) -> bool:
     name = key(override)
-    return "../" in override.partition("=")[2] and "." not in name and name not in ("ckpt_path", "init_weights")
+    return "../" in override.partition("=")[2] and "." not in name and name not in FILES
 
 
 def merge(old: Sequence[str], new: Sequence[str]) -> list[str]:

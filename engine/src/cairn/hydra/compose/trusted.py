@@ -34,12 +34,12 @@ def new_run(config: DictConfig) -> None:
     targets.trust_own(whitelist.named_in(OmegaConf.to_container(config)))
 
 
-def check(config: DictConfig, run: Path, overrides: Sequence[str], repeated: Sequence[str]) -> None:
-    """Refuse the targets of a stored configuration that only the run directory names.
+def check(config: DictConfig, where: str, overrides: Sequence[str], repeated: Sequence[str]) -> None:
+    """Refuse the targets of a stored configuration that only the run directory or the checkpoint names.
 
     Args:
         config: The configuration that the run resumes with.
-        run: The run directory, for the message.
+        where: Where it was stored, for the message.
         overrides: Overrides of the run that is about to start.
         repeated: Those among them that `resume=` has taken from the run directory.
 
@@ -58,8 +58,8 @@ def check(config: DictConfig, run: Path, overrides: Sequence[str], repeated: Seq
     if unknown:
         them = "it" if len(unknown) == 1 else "them"
         raise ConfigError(
-            f"config.yaml in {run} names {', '.join(map(ascii, unknown))} as _target_, which could run any code, and "
-            f"neither the files of this project nor this command name {them}. If you know where this directory comes "
+            f"{where} names {', '.join(map(ascii, unknown))} as _target_, which could run any code, and "
+            f"neither the files of this project nor this command name {them}. If you know where it comes "
             f"from: trust_targets={','.join(unknown)}"
         )
 

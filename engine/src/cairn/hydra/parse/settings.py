@@ -89,6 +89,7 @@ class Settings:
     """Whether all weights of the file and of the model must fit, or those with the prefix."""
     init_weights_prefix: str | None = None
     """Selects weights of the file by the beginning of their names, or changes that; see `InitWeights`."""
+    predict: bool = False
 
 
 def parse(cfg: DictConfig) -> Settings:
@@ -129,6 +130,7 @@ def parse(cfg: DictConfig) -> Settings:
         loggers={name: node for name, node in cfg.get("logger", {}).items() if node is not None},
         init_weights_strict=cfg.get("init_weights_strict", True),
         init_weights_prefix=cfg.get("init_weights_prefix") or None,
+        predict=bool(cfg.get("predict")),
     )
     for name, node in settings.callbacks.items():
         target_name(f"callbacks.{name}", node)
@@ -151,6 +153,8 @@ def _check_together(settings: Settings) -> None:
     if not settings.init_weights and (not settings.init_weights_strict or settings.init_weights_prefix):
         key = "init_weights_prefix" if settings.init_weights_strict else "init_weights_strict"
         raise ConfigError(f"{key} has no effect without init_weights=FILE.")
+    if settings.predict and settings.train and not settings.checkpoint.triggers:
+        raise ConfigError("predict=true needs a checkpoint, and checkpoint=none saves none: choose another preset.")
     by_score, trainer = settings.checkpoint.by_score, settings.trainer.node
     if by_score and settings.checkpoint.monitor is None:
         raise ConfigError(f"checkpoint.triggers.{by_score} needs a metric to rank by: checkpoint.monitor=val/loss.")

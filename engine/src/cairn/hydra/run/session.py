@@ -20,7 +20,7 @@ from cairn.errors import CairnError, SaveError
 from cairn.hydra import command_line
 from cairn.hydra.parse.keys import logs_in_config_words
 from cairn.hydra.parse.objects import build_object
-from cairn.hydra.run import build, ending, introduce, mismatch
+from cairn.hydra.run import build, ending, evaluation, introduce, mismatch, predicting
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.outcome import Outcome, Status, outcome_of
@@ -60,6 +60,7 @@ class Run:
         self._scores: dict[str, float] | None = None
         self._limit = ""
         """`max_time` or `pause` if it ended the training."""
+        self._has_predicted = not predicting.prepare(self._settings)
         self._init_weights = InitWeights(start)
         build.prepare(start)
 
@@ -121,9 +122,7 @@ class Run:
         if not is_overridden("test_step", model):
             log.info("Not tested: %s has no test_step.", type(model).__name__)
             return None
-        ours = [Path(path) for path in (built.checkpoints.best_model_path, built.checkpoints.last_model_path) if path]
-        path = first_intact(*ours) if self._settings.train else self._start.plan.path  # known on rank 0
-        chosen = trainer.strategy.broadcast(str(path or "")) or None
+        chosen = self._chosen(built)
         with mismatch.explained(chosen, model, mismatch.TEST):
             scores = trainer.test(model, data, ckpt_path=chosen, weights_only=True, verbose=False)
         self._scores = _numbers({name: value for loader in scores for name, value in loader.items()})
@@ -133,6 +132,18 @@ class Run:
     def is_paused(self) -> bool:
         """Whether `fit` has returned at `pause_at`, before the end of the training."""
         return self._limit == PAUSE
+
+    def predict(self, trainer: Trainer, model: LightningModule, data: Any = None) -> Path | None:
+        """Write the predictions of the checkpoint that is tested. With `predict=false`, do nothing.
+
+        The arguments are those of `test`. Returns the directory, which `cairn.load_predictions` reads; or None.
+        """
+        built = self._check(trainer)
+        if not self._settings.predict or self.is_paused:
+            return None
+        self._has_predicted, chosen = True, self._chosen(built)
+        with mismatch.explained(chosen, model, mismatch.TEST):
+            return predicting.predict(self._settings, self.directory, trainer, model, data, chosen)
 
     def result(self) -> float | None:
         """Return the metric that `optimized_metric` names, for a sweeper; None if it names none.
@@ -154,9 +165,17 @@ class Run:
             )
         return logged[name]
 
+    def _chosen(self, built: Built) -> str | None:
+        """Return the checkpoint to test, on all processes: the best, or else the newest; None: there is none."""
+        ours = [Path(path) for path in (built.checkpoints.best_model_path, built.checkpoints.last_model_path) if path]
+        path = first_intact(*ours) if self._settings.train else self._start.plan.path  # known on rank 0
+        return built.trainer.strategy.broadcast(str(path or "")) or None
+
     def _outcome(self, result: Any) -> Outcome:
         """Return the outcome of a run whose body returned `result`, which may be a number, a tensor or None."""
         result = result.item() if hasattr(result, "item") else result
+        if not self._has_predicted and not self.is_paused:
+            log.warning(predicting.NOT_CALLED)
         trained: Status = "paused" if self.is_paused else "stopped" if self._limit else "finished"
         status = trained if self._settings.train else "tested"
         why = self._start.pause_at if self.is_paused else self._limit
@@ -264,6 +283,8 @@ def execute(start: Start, body: Body) -> Outcome:
         finally:
             built = session._built
         outcome = session._outcome(result)
+        if start.is_main:
+            evaluation.record(start.directory, start.settings.config, start.plan, outcome)
     except BaseException as error:
         outcome = outcome_of(error, start.context.signals.name)
     try:

@@ -25,7 +25,7 @@ from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
 from cairn.hydra.parse.settings import Settings, parse
-from cairn.hydra.run import origin, pausing, point, proving
+from cairn.hydra.run import evaluation, origin, pausing, point, proving
 from cairn.hydra.run.mirrored import Mirrors
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
@@ -108,11 +108,11 @@ def begin(
     """
     mirrors = Mirrors(directory)
     mirrors.join(cfg)
-    merged, old = _configuration(cfg, directory, overrides)
+    merged, old = _configuration(evaluation.configured(cfg, directory, overrides), directory, overrides)
     if old is None:
         trusted.new_run(merged.config)
     else:
-        trusted.check(merged.config, directory.path, overrides, command_line.repeated())
+        trusted.check(merged.config, f"config.yaml in {directory.path}", overrides, command_line.repeated())
         if proof_run.current() is None:  # a proof resumes runs that it has begun itself
             outside.check(merged.config, directory.path, old.id, overrides, command_line.repeated())
     settings = parse(merged.config)
@@ -124,6 +124,8 @@ def begin(
     mirrors.look(settings, old.id if old else "")
     if not settings.train:
         plan = point.test_point(settings, point.resume_point(settings, directory, old, notice.rank, mirrors.bring))
+        if old is None:
+            evaluation.announce(directory, settings.config, plan, notice)
         return Start(directory, settings, old.id if old else "test", plan, context)
     patience_s = _PREVIOUS_ATTEMPT_S if context.allocation.scheduler else None
     directory.lock(patience_s or 0.0)
@@ -136,6 +138,8 @@ def begin(
         mirrors.claim(settings.config, run)
         plan = point.resume_point(settings, directory, old, notice.rank, mirrors.bring)
         if point.is_time_used_up(settings, plan):
+            if settings.predict:
+                log.info("Its predictions: %s", summary.command(directory.path, "train=false", "test=false"))
             _withdraw(held)
             return NothingToDo()
         start = Start(directory, settings, run, plan, context, claim=held, pause_at=pause_at, mirrors=mirrors)
