@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from cairn.errors import CairnError, ConfigError, SaveError
-from cairn.hydra.run import build, ending, session
+from cairn.hydra.run import build, ending, environment, session
 from cairn.hydra.run.outcome import describe, outcome_of
 from cairn.hydra.run.session import Run
 from cairn.hydra.run.start import JobContext, Start
@@ -175,7 +175,7 @@ def test_the_next_job_of_a_sweep_meets_at_the_store_of_torchrun_again(monkeypatc
     environ = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": "1"}
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    with session._environment_restored():
+    with environment.restored():
         os.environ["MASTER_PORT"] = str(TorchrunEnvironment(Attempt("a", 5)).main_port)
         assert os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "False"
     assert {name: os.environ[name] for name in environ} == environ

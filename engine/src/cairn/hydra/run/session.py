@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -20,7 +17,7 @@ from cairn.errors import CairnError, SaveError
 from cairn.hydra import command_line
 from cairn.hydra.parse.keys import logs_in_config_words
 from cairn.hydra.parse.objects import build_object
-from cairn.hydra.run import build, ending, evaluation, introduce, mismatch, predicting
+from cairn.hydra.run import build, ending, environment, evaluation, introduce, mismatch, predicting
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.outcome import Outcome, Status, outcome_of
@@ -154,15 +151,10 @@ class Run:
         name, logged = self._settings.optimized_metric, {**self._metrics, **(self._scores or {})}
         if name is None:
             return None
-        if name not in logged and self.is_paused:
-            raise CairnError(
-                f"optimized_metric={name!r} was not logged before pause_at={self._start.pause_at}: choose a metric of "
-                f"the validation, and pause after one. Logged metrics: {', '.join(sorted(logged)) or 'none'}."
-            )
         if name not in logged:
-            raise CairnError(
-                f"optimized_metric={name!r} was not logged. Logged metrics: {', '.join(sorted(logged)) or 'none'}."
-            )
+            where = f" before pause_at={self._start.pause_at}: pause after a validation" if self.is_paused else ""
+            names = ", ".join(sorted(logged)) or "none"
+            raise CairnError(f"optimized_metric={name!r} was not logged{where}. Logged metrics: {names}.")
         return logged[name]
 
     def _chosen(self, built: Built) -> str | None:
@@ -215,7 +207,7 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
             join(body, context, facts["config"], facts["run"], facts["start"], facts.get("pause_at"))
         return None
     try:
-        with _environment_restored():
+        with environment.restored():
             try:
                 with notice.deciding():
                     start = begin(cfg, directory, tuple(hydra.overrides.task), notice, context)
@@ -252,7 +244,7 @@ def join(
     Raises:
         Interruption: A signal has reached this process outside of training; others, see `ending.leave_another`.
     """
-    with _environment_restored():
+    with environment.restored():
         outcome = execute(follow(config, run, start, context, pause_at), body)
     error = outcome.error
     if error is None or isinstance(error, Stopped | SaveError):
@@ -297,18 +289,3 @@ def execute(start: Start, body: Body) -> Outcome:
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
-
-
-@contextmanager
-def _environment_restored() -> Iterator[None]:
-    """Remove what DDP and W&B leave in the process: the next job of a sweep may run in it."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        names = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"}
-        names |= {name for name in os.environ if name.startswith("WANDB_")}
-        for name in names:
-            os.environ.pop(name, None) if name not in before else os.environ.update({name: before[name]})
