@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cairn.lightning.load_model import load_model
     from cairn.lightning.logs.csv_logger import CSVLogger
     from cairn.lightning.loops.calls import Stopped
+    from cairn.overview.table import list_runs
     from cairn.policy.keep import Best, EveryNth, Latest, WithinBytes
     from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
     from cairn.writing.options import Writing
@@ -42,6 +43,7 @@ __all__ = [
     "WithinBytes",
     "Writing",
     "__version__",
+    "list_runs",
     "load_model",
 ]
 
@@ -66,6 +68,7 @@ _MODULES = {
     "Stopped": "lightning.loops.calls",
     "WithinBytes": "policy.keep",
     "Writing": "writing.options",
+    "list_runs": "overview.table",
     "load_model": "lightning.load_model",
 }
 """The module of each public name, imported at the first use: `import cairn` does not import torch."""

@@ -48,7 +48,9 @@ ARROWS = {
     "remote": f"uploads extras store policy {LEAVES} {DOORS}",
     "runs": f"remote store account jobs {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
-    "cli": f"streams extras study runs wandb remote uploads writing store policy account jobs {LEAVES} {DOORS}",
+    "overview": f"runs store account {LEAVES} {DOORS}",
+    "cli": "streams extras overview study runs wandb remote uploads writing store policy account jobs "
+    f"{LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
     "hydra": "streams extras testing lightning wandb remote jobs runs data store account policy writing targets "
     f"whitelist {LEAVES} {DOORS}",
@@ -103,6 +105,7 @@ EXTERNAL = {
     "remote": "boto3 botocore obstore",
     "runs": "rich yaml",
     "study": "matplotlib rich yaml",
+    "overview": "",
     "cli": "dotenv rich yaml",
     "testing": "lightning numpy rich torch",
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
@@ -114,7 +117,7 @@ USED_IF_THERE = {"boto3", "botocore"}
 """Packages that are used where the user has installed them."""
 NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
-LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "cli.main"]
+LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "overview.table", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
 _LOOPS = "boundary connector counters dealing epoch_loop evaluation_loop finders fit_loop parts whole_means"
 _OTHERS = ("restart", "saved/sums", "bits/logged")

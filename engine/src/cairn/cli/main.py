@@ -10,11 +10,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cairn import __version__
-from cairn.cli import export, ls, prove, prune, pull, push, report, show, status, sync, verify
+from cairn.cli import (
+    diff,
+    export,
+    ls,
+    prove,
+    prune,
+    pull,
+    push,
+    report,
+    runs,
+    show,
+    status,
+    sync,
+    verify,
+)
 from cairn.errors import CairnError
 from cairn.runs import terminal
 
 _COMMANDS: Mapping[str, Any] = {
+    "runs": runs,
+    "diff": diff,
     "ls": ls,
     "verify": verify,
     "prune": prune,
@@ -28,6 +44,9 @@ _COMMANDS: Mapping[str, Any] = {
     "report": report,
 }
 
+_OF_TRAIN_SCRIPT: Mapping[str, Any] = {"prove": prove}
+"""Commands whose arguments are those of train.py."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one command.
@@ -38,10 +57,10 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         Exit code: 0; 1 after an error or a failed check. Invalid arguments exit with 2.
     """
-    if list(argv[:1]) == ["prove"] and not {"-h", "--help"} & set(argv):
-        return prove.run(argv[1:])  # the command line of train.py
-    arguments = _parser().parse_args(argv)
     try:
+        if argv and (command := _OF_TRAIN_SCRIPT.get(argv[0])) and not {"-h", "--help"} & set(argv):
+            return int(command.run(argv[1:]))
+        arguments = _parser().parse_args(argv)
         return int(arguments.run(arguments))
     except CairnError as error:
         terminal.error(f"Error: {error}")
