@@ -13,7 +13,7 @@ import cairn as library
 from cairn import __main__ as entry_point
 
 COMMANDS = (
-    *("runs", "diff", "ls", "verify", "prune", "prove", "show", "export", "push", "pull", "sync"),
+    *("runs", "diff", "ls", "verify", "prune", "prove", "show", "check", "schema", "export", "push", "pull", "sync"),
     *("status", "report"),
 )
 EXTRAS = "hydra omegaconf submitit wandb matplotlib dotenv torch lightning"

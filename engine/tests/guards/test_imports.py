@@ -75,6 +75,7 @@ ROOMS_INSIDE = {
         "command": "sweep",
         "compose": "command",
         "parse": "command instantiate sweep",
+        "schema": "command",
         "run": "command command_line compose parse",
     },
 }

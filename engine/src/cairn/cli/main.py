@@ -11,6 +11,7 @@ from typing import Any
 
 from cairn import __version__
 from cairn.cli import (
+    check,
     diff,
     export,
     ls,
@@ -20,6 +21,7 @@ from cairn.cli import (
     push,
     report,
     runs,
+    schema,
     show,
     status,
     sync,
@@ -36,6 +38,8 @@ _COMMANDS: Mapping[str, Any] = {
     "prune": prune,
     "prove": prove,
     "show": show,
+    "check": check,
+    "schema": schema,
     "export": export,
     "push": push,
     "pull": pull,
@@ -44,7 +48,7 @@ _COMMANDS: Mapping[str, Any] = {
     "report": report,
 }
 
-_OF_TRAIN_SCRIPT: Mapping[str, Any] = {"prove": prove}
+_OF_TRAIN_SCRIPT: Mapping[str, Any] = {"prove": prove, "check": check, "schema": schema}
 """Commands whose arguments are those of train.py."""
 
 
