@@ -42,7 +42,7 @@ def test_only_the_end_is_read_if_the_value_is_there(tmp_path, monkeypatch):
         ("", None),
         ('step,"a\nb",a\n1,2,0.25\n', 0.25),
         ("\ufeffstep,a\r\n1,0.25\r\n", 0.25),
-        ('step,a\n1,"0.25\n2,3\n', None),
+        ('step,a\n1,"0.25\n2,3\n', 3.0),
     ],
 )
 def test_a_damaged_file_gives_what_is_complete(tmp_path, text, value):

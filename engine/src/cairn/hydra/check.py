@@ -113,19 +113,20 @@ def _check(given: Sequence[str], source: Source) -> list[Found]:
     """Return what is wrong with the configuration of one run."""
     named = [file(item) if overrides.key(item) in _FILES and "=" in item else item for item in given]
     found, rest = _refused(overrides.renamed(named), source)
-    cfg, errors = None, list[tuple[str, Exception]]()
+    cfg = None
+    errors: list[tuple[str, Exception]] = []
     while cfg is None:
         try:
             cfg = source.compose(rest)
         except Exception as error:  # of Hydra, or of YAML
-            wrong = _culprit(str(error), rest)
-            errors.append((wrong or "", error))
-            if wrong is None:
+            culprit = _culprit(str(error), rest)
+            errors.append((culprit or "", error))
+            if culprit is None:
                 break
-            rest.remove(wrong)
-    for wrong, error in errors:
-        suggest.add(error, [*rest, wrong], source.compose)  # what is left composes, so that its keys are known
-        found.append(Found(overrides.key(wrong), _in_words(error), wrong))
+            rest.remove(culprit)
+    for wrong, refusal in errors:
+        suggest.add(refusal, [*rest, wrong], source.compose)  # what is left composes, so that its keys are known
+        found.append(Found(overrides.key(wrong), _in_words(refusal), wrong))
     if cfg is None:
         return found
     inside = problems.find(cfg)

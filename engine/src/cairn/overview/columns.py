@@ -77,6 +77,11 @@ DEFAULT = (*TABLE, "why", "created", "epoch", "step", "trained_s", "attempts", "
 _CONFIG, _METRIC = "config.", "metric."
 
 
+def key_of(name: str) -> str:
+    """Return the key of the configuration that a name means, if it is neither a column nor a metric."""
+    return name.removeprefix("+").removeprefix(_CONFIG)
+
+
 def value_of(run: RunFacts, name: str) -> Any:
     """Return the value of a column, a key of the configuration or a metric, in this order; `ABSENT` if it has none."""
     if (column := COLUMNS.get(name)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -32,11 +32,12 @@ class RunFacts:
 
     Args:
         path: Run directory.
+        keys: Keys at the top of the configuration that will be needed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys: Collection[str] = ()) -> None:
         self.directory = RunDirectory(path)
-        self.config = RunConfig(self.directory)
+        self.config = RunConfig(self.directory, keys)
         self._trouble = ""
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -86,8 +85,9 @@ class LastValues:
                 # The first row of a block may have begun before it.
                 skipped = 0 if begin == first else block.find(b"\n") + 1
                 if begin == first or skipped:
-                    text = block[skipped:].decode("utf-8", "replace")
-                    yield from reversed(list(csv.reader(io.StringIO(text, newline=""))))
+                    # A row of numbers is a line. Mostly, the last ones are enough.
+                    for line in reversed(block[skipped:].decode("utf-8", "replace").split("\n")):
+                        yield next(csv.reader([line]), [])
                     end = begin + skipped
                 num_bytes *= _MORE
 

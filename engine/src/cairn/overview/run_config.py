@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -27,10 +27,11 @@ class RunConfig:
 
     Args:
         directory: The run directory.
+        more: Keys at the top that will be needed besides the usual ones: the file is then read once.
     """
 
-    def __init__(self, directory: RunDirectory) -> None:
-        self._directory = directory
+    def __init__(self, directory: RunDirectory, more: Collection[str] = ()) -> None:
+        self._directory, self._usual = directory, {*_USUAL, *more}
         self._parts: dict[str, Any] = {}
         self.trouble = ""
         """Why it cannot be read; empty if it can, as far as it was needed."""
@@ -39,7 +40,7 @@ class RunConfig:
         """Return those of the keys at the top that are there."""
         if missing := [key for key in keys if key not in self._parts]:
             try:
-                missing = [*missing, *(key for key in _USUAL if key not in self._parts and key not in missing)]
+                missing = [*missing, *(key for key in self._usual if key not in self._parts and key not in missing)]
                 found = self._directory.config(*missing)
             except ResumeError as error:
                 self.trouble = str(error).replace(str(self._directory.config_file), "config.yaml")

@@ -74,7 +74,9 @@ def read(folder: Path, query: Query, names: Sequence[str] = (), default: Sequenc
         what = "is a file" if folder.exists() else "does not exist"
         raise MissingFileError(f"{folder} {what}: name a directory that holds runs, such as logs.")
     found = below.find(folder)
-    everything = [RunFacts(path) for path in found.runs]
+    named = [*names, query.sort, *(item.name for item in query.filters)]
+    keys = {columns.key_of(name).partition(".")[0] for name in named}
+    everything = [RunFacts(path, keys) for path in found.runs]
     shown = columns.chosen(names, default, everything)
     columns.check([item.name for item in query.filters] + [query.sort] * bool(query.sort) + shown, everything)
     runs = [run for run in everything if all(fits(run) for fits in query.filters)]
