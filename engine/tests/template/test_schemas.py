@@ -90,7 +90,8 @@ def test_keys_have_types_defaults_and_descriptions(made):
     checkpoint = made["checkpoint.json"]["properties"]
     assert checkpoint["keep_last"]["description"].startswith("number of newest checkpoints to keep")
     assert checkpoint["buffers"]["default"] == 2
-    digits = next(item for name, item in made["data.json"]["definitions"].items() if name.endswith(".Digits"))
+    cases = made["data.json"]["definitions"]["node"]["allOf"]
+    (digits,) = [case["then"] for case in cases if str(case["if"]).find(".Digits") > 0]
     assert digits["properties"]["augment"] == {
         **{"description": "Shift each training image at random.", "default": False},
         "anyOf": [

@@ -14,10 +14,6 @@ WHOLE = "train.json"
 """Schema of the primary file, and of each file with `# @package _global_`."""
 _LAUNCHER = "hydra/launcher"
 _TRAINER = "lightning.pytorch.Trainer"
-_DEFAULTS: Schema = {
-    "type": "array",
-    "description": "Options that this file builds on. https://hydra.cc/docs/advanced/defaults_list",
-}
 _OBJECTS: Schema = {"anyOf": [NODE, library.NULL, {"$ref": "#/definitions/interpolation"}]}
 
 
@@ -63,15 +59,13 @@ def _group(group: str, own: Sequence[ConfigFile]) -> Schema:
             "definitions": nodes.definitions(name for name in targets if name != _TRAINER),
         }
     if group in ("logger", "callbacks"):
-        body: Schema = {"type": "object", "properties": {"defaults": _DEFAULTS}, "additionalProperties": _OBJECTS}
+        body: Schema = {"type": "object", "properties": {"defaults": nodes.DEFAULTS}, "additionalProperties": _OBJECTS}
         return {**head, **body, "definitions": nodes.definitions(targets)}
     if group == _LAUNCHER:
         return {**head, **_launcher(comments, values)}
-    found = nodes.definitions(targets)
-    for name in dict.fromkeys(name for file in own if isinstance(name := file.values().get("_target_"), str)):
-        if name in found:
-            found[name]["properties"]["defaults"] = _DEFAULTS
-    return {**head, "allOf": [NODE], "properties": {"defaults": _DEFAULTS}, "definitions": found}
+    whole = {name for file in own if isinstance(name := file.values().get("_target_"), str)}
+    found = nodes.definitions(targets, whole)
+    return {**head, "allOf": [NODE], "properties": {"defaults": nodes.DEFAULTS}, "definitions": found}
 
 
 def _checkpoint(own: Sequence[ConfigFile], comments: Mapping[str, str], values: Mapping[str, Any]) -> Schema:
@@ -83,7 +77,7 @@ def _checkpoint(own: Sequence[ConfigFile], comments: Mapping[str, str], values: 
     return {
         "type": "object",
         "properties": {
-            "defaults": _DEFAULTS,
+            "defaults": nodes.DEFAULTS,
             **library.described(library.CHECKPOINT, comments, values),
             "artifacts": {
                 "description": "Checkpoints that go to W&B.",
@@ -115,7 +109,7 @@ def _trainer(comments: Mapping[str, str]) -> Schema:
     # The class is the one that the library installs with; without it, any key is accepted.
     own = nodes.properties(signature) if signature else {}
     ours = library.described(library.TRAINER, {}, {})
-    found = {"defaults": _DEFAULTS, **nodes.HYDRA_KEYS, **own, **ours}
+    found = {"defaults": nodes.DEFAULTS, **nodes.HYDRA_KEYS, **own, **ours}
     for key, text in comments.items():
         if key in found:
             found[key] = {**found[key], "description": text}
@@ -124,7 +118,7 @@ def _trainer(comments: Mapping[str, str]) -> Schema:
 
 def _launcher(comments: Mapping[str, str], values: Mapping[str, Any]) -> Schema:
     """Return the schema of the launchers for SLURM: the library's file has all keys, with values of their types."""
-    found: dict[str, Schema] = {"defaults": _DEFAULTS, **nodes.HYDRA_KEYS}
+    found: dict[str, Schema] = {"defaults": nodes.DEFAULTS, **nodes.HYDRA_KEYS}
     for key, value in values.items():
         if key not in found:
             found[key] = {
@@ -157,7 +151,7 @@ def _whole(project: Sequence[ConfigFile], groups: Mapping[str, None]) -> Schema:
         "title": "Whole configuration",
         "type": "object",
         "properties": {
-            "defaults": _DEFAULTS,
+            "defaults": nodes.DEFAULTS,
             **own,
             **library.described(library.TOP, comments, {}),
             **parts,

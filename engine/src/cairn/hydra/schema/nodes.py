@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from cairn.hydra.schema import json_types, signatures
@@ -13,6 +13,10 @@ from cairn.hydra.schema.signatures import Parameter, Signature
 
 VALUE: Schema = {"$ref": "#/definitions/value"}
 _INTERPOLATION: Schema = {"$ref": "#/definitions/interpolation"}
+DEFAULTS: Schema = {
+    "type": "array",
+    "description": "Options that this file builds on. https://hydra.cc/docs/advanced/defaults_list",
+}
 HYDRA_KEYS: Mapping[str, Schema] = {
     "_target_": {"type": "string", "description": "Dotted name of the class or function to build."},
     "_partial_": {"type": "boolean", "description": "Give the other keys now, and call it later with the rest."},
@@ -22,19 +26,20 @@ HYDRA_KEYS: Mapping[str, Schema] = {
 }
 
 
-def definitions(targets: Iterable[str]) -> dict[str, Schema]:
+def definitions(targets: Iterable[str], files: Collection[str] = ()) -> dict[str, Schema]:
     """Return the definitions that other schemas refer to: nodes with these targets, and any value.
 
     Args:
         targets: Dotted names, in an order that does not depend on the name of the project.
+        files: Those of them that are built from whole files, which may have a defaults list.
     """
     known = {name: found for name in dict.fromkeys(targets) if (found := signatures.of(name)) is not None}
     cases = [
         {
             "if": {"properties": {"_target_": {"const": name}}, "required": ["_target_"]},
-            "then": {"$ref": f"#/definitions/{name}"},
+            "then": _of_target(found, {"defaults": DEFAULTS} if name in files else {}),
         }
-        for name in known
+        for name, found in known.items()
     ]
     plain = {
         "if": {"not": {"required": ["_target_"]}},
@@ -49,7 +54,6 @@ def definitions(targets: Iterable[str]) -> dict[str, Schema]:
             "else": {"if": {"type": "array"}, "then": {"items": VALUE}},
         },
         "node": {"type": "object", "properties": {"_target_": target}, "allOf": [*cases, plain]},
-        **{name: _of_target(found) for name, found in known.items()},
     }
 
 
@@ -58,11 +62,11 @@ def properties(signature: Signature) -> dict[str, Schema]:
     return {name: _property(parameter) for name, parameter in signature.parameters.items()}
 
 
-def _of_target(signature: Signature) -> Schema:
+def _of_target(signature: Signature, more: Mapping[str, Schema]) -> Schema:
     return {
         "description": signature.about,
         "type": "object",
-        "properties": {**HYDRA_KEYS, **properties(signature)},
+        "properties": {**more, **HYDRA_KEYS, **properties(signature)},
         "additionalProperties": signature.is_open,
     }
 
