@@ -144,7 +144,8 @@ def checked(project, capsys, *argv):
 
 
 def test_good_configurations_are_valid(project, capsys):
-    for argv in ([], ["experiment=gpt"], ["-m", "model=cnn,mlp", "checkpoint.save_interval=50,100"]):
+    sweep = ["-m", "model=cnn,mlp", "data=glob(*)", "seed=range(1,3)", "model.optimizer.lr=tag(log,interval(1e-4,1))"]
+    for argv in ([], ["experiment=gpt"], sweep):
         code, text = checked(project, capsys, *argv)
         assert (code, "is valid" in text) == (0, True), text
 

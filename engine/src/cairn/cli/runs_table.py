@@ -42,8 +42,8 @@ def show(found: RunTable, console: Console, is_chosen: bool) -> None:
     hidden = [] if is_chosen else _hidden(cells, console.width)
     shown = {name: texts for name, texts in cells.items() if name not in hidden}
     _print(shown, found, console, wraps=is_chosen)
-    if hidden:
-        headers = ", ".join(_header(name) for name in found.columns if name in hidden)
+    if with_values := [name for name in found.columns if name in hidden and any(cells[name])]:
+        headers = ", ".join(map(_header, with_values))
         console.print(f"[dim]A wider terminal also shows {headers}; --columns chooses.[/]", highlight=False)
     for note in _notes(found, shown):
         console.print(f"[dim]{escape(note)}[/]", highlight=False)

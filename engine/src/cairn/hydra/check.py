@@ -89,7 +89,7 @@ def _variants(given: Sequence[str]) -> list[list[str]]:
         parsed = OverridesParser.create().parse_overrides(list(given))
     except HydraException:  # the composition reports it
         return [list(given)]
-    values = [_values(item) for item in parsed]
+    values = [found for item in parsed if (found := _values(item))]
     first = [options[0] for options in values]
     more = [
         [*first[:number], option, *first[number + 1 :]]
@@ -100,13 +100,16 @@ def _variants(given: Sequence[str]) -> list[list[str]]:
 
 
 def _values(override: Any) -> list[str]:
-    """Return the override for each value of a sweep; any other override as it is."""
+    """Return the override for each value of a sweep; any other override as it is. Without values, it is left out."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     key = override.get_key_element()
     if override.is_interval_sweep():  # any number between the two
         return [f"{key}={end}" for end in (override.value().start, override.value().end)]
-    return [f"{key}={value}" for value in override.sweep_string_iterator()] or [f"{key}=null"]
+    try:
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    except HydraException:  # `glob(*)` takes all options of a group, which are there
+        return []
 
 
 def _check(given: Sequence[str], source: Source) -> list[Found]:
