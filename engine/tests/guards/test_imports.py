@@ -76,7 +76,7 @@ ROOMS_INSIDE = {
         "compose": "command",
         "parse": "command instantiate sweep",
         "schema": "command",
-        "run": "command command_line compose parse",
+        "run": "command command_line compose parse schema",
     },
 }
 """What each room inside a room may import of the rooms and modules next to it."""

@@ -26,6 +26,7 @@ from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
 from cairn.hydra.parse.settings import Settings, parse
 from cairn.hydra.run import mirrored, origin, point, proving
+from cairn.hydra.schema import problems
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
@@ -105,6 +106,8 @@ def begin(
     merged, old = _configuration(cfg, directory, overrides)
     if old is None:
         trusted.new_run(merged.config)
+        for problem in problems.unread(OmegaConf.to_container(cfg)):  # type: ignore[arg-type]
+            log.warning("%s", problem.message)
     else:
         trusted.check(merged.config, directory.path, overrides, command_line.repeated())
         if proof_run.current() is None:  # a proof resumes runs that it has begun itself

@@ -40,7 +40,7 @@ def find(cfg: DictConfig) -> list[Problem]:
     """
     plain: Any = OmegaConf.to_container(cfg)
     found = [Problem(key, f"{key}: {why}") for key, why in references.broken(cfg)]
-    found += [*_top(plain), *_checkpoint(plain)]
+    found += [*_top(plain), *unread(plain)]
     for key, node in nodes(plain):
         found += _node(key, node)
     return found
@@ -81,8 +81,12 @@ def _node(key: str, node: Mapping[str, Any]) -> list[Problem]:
     return found
 
 
-def _checkpoint(plain: Mapping[str, Any]) -> list[Problem]:
-    """Return keys of the group `checkpoint` that neither the library nor the configuration itself reads."""
+def unread(plain: Mapping[str, Any]) -> list[Problem]:
+    """Return keys of the group `checkpoint` that neither the library nor the configuration itself reads.
+
+    Args:
+        plain: The whole configuration, with its interpolations as they are written.
+    """
     group = plain.get("checkpoint")
     if not isinstance(group, Mapping):
         return []
