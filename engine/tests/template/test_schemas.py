@@ -181,6 +181,24 @@ def test_a_sweep_is_checked_with_each_of_its_values(project, capsys):
     assert "(checkpoint.save_interval=often)" in text
 
 
+def test_the_place_is_that_of_the_file_that_is_used(project, capsys):
+    for name in ("cnn", "mlp"):
+        file = project / "configs" / "model" / f"{name}.yaml"
+        file.write_text(file.read_text().replace("num_classes: 10", "num_classes: 10\nnum_clases: 10"))
+    base = project / "configs" / "trainer" / "default.yaml"
+    base.write_text(base.read_text() + "max_epoch: 3\n")
+    code, text = checked(project, capsys, "trainer=cpu")
+    assert (code, text.count("Error:")) == (1, 2)
+    assert "(configs/model/cnn.yaml, line 5)" in text
+    assert f"(configs/trainer/default.yaml, line {len(base.read_text().splitlines())})" in text
+
+
+def test_a_long_sweep_is_checked_in_part_and_says_so(project, capsys, monkeypatch):
+    monkeypatch.setattr(check, "_MOST", 2)
+    code, text = checked(project, capsys, "-m", "seed=range(0,5)")
+    assert (code, "Checked were the first 2 of 5 values of this sweep." in text) == (0, True)
+
+
 @pytest.mark.slow
 def test_the_commands_need_no_torch_and_have_an_exit_code(tmp_path):
     code = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from cairn.hydra.sweep import job_name, plugins
 
 FLAG = "--check"
 _JSON = "--json"
+_MOST = 64
+"""Upper limit for the values of a sweep that are checked: each is composed, which takes a fraction of a second."""
 _PLACE = "RUN"
 """Stands for the run directory, which only a run has."""
 
@@ -64,12 +66,15 @@ def main(root: Path, config_path: str, config_name: str, argv: Sequence[str]) ->
     given = Arguments.split([item for item in argv if item not in (FLAG, _JSON)])
     source = Source.of(given, root / config_path, config_name, root)
     found: list[Found] = []
-    for variant in _variants(given.overrides):
+    variants = _variants(given.overrides)
+    for variant in variants[:_MOST]:
         found += [item for item in _check(variant, source) if item.message not in {known.message for known in found}]
     if _JSON in argv:
         print(json.dumps({"valid": not found, "problems": [asdict(item) for item in found]}, indent=2))
     else:
         _show(found, source)
+        if len(variants) > _MOST:
+            print(f"Checked were the first {_MOST} of {len(variants)} values of this sweep.", file=sys.stderr)
     return int(bool(found))
 
 
@@ -116,11 +121,12 @@ def _check(given: Sequence[str], source: Source) -> list[Found]:
     """Return what is wrong with the configuration of one run."""
     named = [file(item) if overrides.key(item) in _FILES and "=" in item else item for item in given]
     found, rest = _refused(overrides.renamed(named), source)
-    cfg = None
+    cfg: DictConfig | None = None
+    choices: Mapping[str, str | None] = {}
     errors: list[tuple[str, Exception]] = []
     while cfg is None:
         try:
-            cfg = source.compose(rest)
+            cfg, choices = source.compose_with_choices(rest)
         except Exception as error:  # of Hydra, or of YAML
             culprit = _culprit(str(error), rest)
             errors.append((culprit or "", error))
@@ -133,10 +139,10 @@ def _check(given: Sequence[str], source: Source) -> list[Found]:
     if cfg is None:
         return found
     inside = problems.find(cfg)
-    found += [Found(**asdict(item), where=_where(item.key, rest, source)) for item in inside]
+    found += [Found(**asdict(item), where=_where(item.key, rest, source, choices)) for item in inside]
     if not any(item.key.startswith(_BUILT) for item in inside) and (why := _wrong_value(cfg)):
         key = why.partition("=")[0]  # as all messages about a value begin
-        found.append(Found(key if key.replace(".", "").isidentifier() else "", why, _where(key, rest, source)))
+        found.append(Found(key if key.replace(".", "").isidentifier() else "", why, _where(key, rest, source, choices)))
     return found
 
 
@@ -179,20 +185,14 @@ def _in_words(error: Exception) -> str:
     return " ".join([f"{first_line(error)}.", *meant])
 
 
-def _where(key: str, given: Sequence[str], source: Source) -> str:
-    """Return where a key was written; empty if it is not found in exactly one place."""
-    typed = [item for item in given if overrides.key(item) == key]
-    if typed:
+def _where(key: str, given: Sequence[str], source: Source, choices: Mapping[str, str | None]) -> str:
+    """Return where a key was written: the override, or file and line; empty if it is not found."""
+    if typed := [item for item in given if overrides.key(item) == key]:
         return typed[-1]
-    chosen = {(overrides.key(item), item.partition("=")[2]) for item in given}
-    places = []
-    for item in files.below(source.configs):
-        # A file of a group that this command has not chosen is not a part of the configuration.
-        if item.group and (item.group, item.path.stem) not in chosen and any(item.group == name for name, _ in chosen):
-            continue
+    for item in files.chosen(files.below(source.configs), choices):
         if (line := item.lines().get(key)) is not None:
-            places.append(f"{item.path.relative_to(source.configs.parent)}, line {line}")
-    return places[0] if len(places) == 1 else ""
+            return f"{item.path.relative_to(source.configs.parent)}, line {line}"
+    return ""
 
 
 def _wrong_value(cfg: DictConfig) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,30 @@ def below(configs: Path) -> list[ConfigFile]:
         except (OSError, ValueError):  # Hydra reports it
             continue
     return found
+
+
+def chosen(project: Sequence[ConfigFile], choices: Mapping[str, str | None]) -> list[ConfigFile]:
+    """Return the files that a configuration is composed from: those that have the last word first.
+
+    Args:
+        project: Files of the project.
+        choices: Chosen option of each group.
+    """
+    by_name = {(file.group, file.path.stem): file for file in project}
+    found: list[ConfigFile] = []
+
+    def add(group: str, option: str) -> None:
+        file = by_name.get((group, option))
+        if file is not None and file not in found:
+            found.append(file)
+            entries = file.values().get("defaults")
+            for base in reversed(entries if isinstance(entries, list) else []):
+                if isinstance(base, str):  # an option of the same group
+                    add(group, base)
+
+    for group, option in choices.items():
+        add(group, str(option))
+    return sorted([*found, *(file for file in project if not file.group)], key=lambda file: not file.is_global)
 
 
 def targets(value: Any) -> Iterator[str]:
