@@ -70,6 +70,21 @@ class Settings:
         def __init__(self, deep: str | None = None) -> None: ...
 
 
+@attrs.define
+class Attrs:
+    size: int
+
+
+class Assigned(B):
+    __init__ = build
+
+
+class Conditional(B):
+    if True:
+
+        def __init__(self, other): ...
+
+
 def build(path: str, *, count: int = 2) -> None:
     """Build it.
 

@@ -40,7 +40,7 @@ def of(project: Sequence[ConfigFile]) -> dict[str, Schema]:
         own = [file for file in [*shared, *project] if file.group == group and not file.is_global]
         name = "hydra_launcher.json" if group == _LAUNCHER else f"{group.replace('/', '_')}.json"
         found[name] = _group(group, own)
-    found[WHOLE] = _whole(project, groups)
+    found[WHOLE] = _whole([*shared, *project], groups)
     return found
 
 
@@ -141,8 +141,8 @@ def _like(value: Any) -> Schema:
     return library.interpolated(kind) if kind else {}
 
 
-def _whole(project: Sequence[ConfigFile], groups: Mapping[str, None]) -> Schema:
-    primary = [file for file in project if not file.group]
+def _whole(everything: Sequence[ConfigFile], groups: Mapping[str, None]) -> Schema:
+    primary = [file for file in everything if not file.group]
     comments = _comments(primary)
     own = {key: {"description": comments.get(key, "A key of this project.")} for key in _values(primary)}
     parts = {group: {"$ref": f"{group}.json"} for group in groups if "/" not in group}

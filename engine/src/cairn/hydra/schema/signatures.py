@@ -89,11 +89,19 @@ def _class(found: Definition) -> Signature:
         base = _base(found)
         more = {name: item for name, item in base.parameters.items() if name not in passed}
         return replace(own, parameters={**more, **own.parameters}, is_open=base.is_open)
-    if "__new__" in methods:
+    if "__new__" in methods or _assigns_init(node):
         return _UNKNOWN
     if any(_name(item) == "dataclass" for item in node.decorator_list):
         return _dataclass(found)
-    return _base(found)
+    # Another decorator may make an `__init__`, as those of attrs do.
+    return _UNKNOWN if node.decorator_list else _base(found)
+
+
+def _assigns_init(node: ast.ClassDef) -> bool:
+    """Return whether a class gets its `__init__` by an assignment or under a condition."""
+    inner = [item for item in node.body if not isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    found = (part for item in inner for part in ast.walk(item))
+    return any(getattr(part, "id", getattr(part, "name", "")) == "__init__" for part in found)
 
 
 def _base(found: Definition) -> Signature:
