@@ -30,7 +30,7 @@ exit $$status
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all bench check format lock rename clean
+.PHONY: help install train test test-all bench check format schema lock rename clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -58,15 +58,19 @@ test-all: $(INSTALLED) ## run all tests, including kill -9, SLURM, W&B and noteb
 bench: $(INSTALLED) ## measure what a save costs; ARGS="--quick", "--help", ...
 	cd engine && $(BIN)/python -m benchmarks $(ARGS)
 
-check: $(INSTALLED) ## check style, formatting and types
+check: $(INSTALLED) ## check style, formatting, types, and that the schemas are up to date
 	$(BIN)/ruff check . $(ENGINE)
 	$(BIN)/ruff format --check . $(ENGINE)
 	$(BIN)/mypy
 	$(if $(ENGINE),cd engine && $(BIN)/mypy)
+	$(BIN)/python train.py --schema --check
 
 format: $(INSTALLED) ## sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix-only --quiet . $(ENGINE)
 	$(BIN)/ruff format . $(ENGINE)
+
+schema: $(INSTALLED) ## renew .schema/, by which editors complete and check the files in configs/
+	$(BIN)/python train.py --schema
 
 # Without $(INSTALLED): after an edit of requirements.txt, the old lock may contradict it.
 lock: ## renew constraints.txt: the newest versions that requirements.txt allows

@@ -14,6 +14,17 @@ def status(folder: Path, size: int) -> float:
     return timed("status", str(_sweep(folder, size)))
 
 
+def listing(folder: Path, size: int) -> float:
+    """`cairn runs`, with its table."""
+    return timed("runs", str(_sweep(folder, size)))
+
+
+def selection(folder: Path, size: int) -> float:
+    """`cairn runs` with a key of the configuration and a metric, sorted by it."""
+    options = ["--columns", "+model.optimizer.lr,+val/loss", "--filter", "data.batch_size=64", "--sort", "val/loss"]
+    return timed("runs", str(_sweep(folder, size)), *options)
+
+
 def report(folder: Path, size: int) -> float:
     """`cairn report`, with its tables, plots and page."""
     return timed("report", str(_sweep(folder, size)))
@@ -26,7 +37,10 @@ def _sweep(folder: Path, size: int) -> Path:
 
 
 _SIZES = (75, 300, 3_000)
+_LISTED = (100, 1_000, 4_000)
 CURVES = (
     Curve("status", "`cairn status`", "runs", _SIZES, status, 10.0),
     Curve("report", "`cairn report`: table, plots, page", "runs", _SIZES, report, 10.0),
+    Curve("runs", "`cairn runs`: the table", "runs", _LISTED, listing, 10.0),
+    Curve("runs, selected", "the same with a key, a metric, a filter, sorted", "runs", _LISTED, selection, 10.0),
 )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cairn.lightning.logs.csv_logger import CSVLogger
     from cairn.lightning.loops.calls import Stopped
     from cairn.lightning.predict import write_predictions
+    from cairn.overview.table import list_runs
     from cairn.policy.keep import Best, EveryNth, Latest, WithinBytes
     from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
     from cairn.predictions.reading import load_predictions
@@ -44,6 +45,7 @@ __all__ = [
     "WithinBytes",
     "Writing",
     "__version__",
+    "list_runs",
     "load_model",
     "load_predictions",
     "write_predictions",
@@ -70,6 +72,7 @@ _MODULES = {
     "Stopped": "lightning.loops.calls",
     "WithinBytes": "policy.keep",
     "Writing": "writing.options",
+    "list_runs": "overview.table",
     "load_model": "lightning.load_model",
     "load_predictions": "predictions.reading",
     "write_predictions": "lightning.predict",

@@ -227,6 +227,15 @@ def _refusal(name: str, why: str) -> SpecError:
     return SpecError(f'{TARGET}={name} is refused: {why}. To allow it: [tool.cairn] allow = ["{name}"] in {file}.')
 
 
+def why_refused(name: str) -> str:
+    """Return why a name is refused before anything is imported; empty if it is not, so far.
+
+    Args:
+        name: The name that the target has today.
+    """
+    return "" if is_allowed(name) else _refused_name(name)
+
+
 def _refused_name(name: str) -> str:
     """Why a name is refused before anything is imported; empty if it is not."""
     if any(part.startswith("__") and part != "__main__" for part in name.split(".")):

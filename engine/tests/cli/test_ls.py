@@ -42,7 +42,7 @@ def test_each_checkpoint_has_a_row(run, capsys):
 def test_a_long_table_has_the_same_cells(run, capsys, monkeypatch):
     cairn("ls", run.path)
     short = capsys.readouterr().out
-    monkeypatch.setattr(output, "_LONG_ROWS", 3)
+    monkeypatch.setattr(output, "LONG_ROWS", 3)
     cairn("ls", run.path)
     long = capsys.readouterr().out
     lines = [line.strip(" ─") for line in short.splitlines()]

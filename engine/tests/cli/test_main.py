@@ -12,7 +12,10 @@ from tests.support.paths import ENGINE
 import cairn as library
 from cairn import __main__ as entry_point
 
-COMMANDS = ("ls", "verify", "prune", "prove", "show", "export", "push", "pull", "sync", "status", "report")
+COMMANDS = (
+    *("runs", "diff", "ls", "verify", "prune", "prove", "show", "check", "schema", "export", "push", "pull", "sync"),
+    *("status", "report"),
+)
 EXTRAS = "hydra omegaconf submitit wandb matplotlib dotenv torch lightning"
 """Packages that only some commands need, or none."""
 WITHOUT_EXTRAS = """

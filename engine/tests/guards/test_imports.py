@@ -51,7 +51,9 @@ ARROWS = {
     "search": f"extras store policy {LEAVES} {DOORS}",
     "export": f"lightning runs remote writing store data targets whitelist {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
-    "cli": f"streams extras export study runs wandb remote uploads writing store policy account jobs {LEAVES} {DOORS}",
+    "overview": f"runs store account {LEAVES} {DOORS}",
+    "cli": "streams extras export overview study runs wandb remote uploads writing store policy account jobs "
+    f"{LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
     "hydra": "streams extras predictions testing lightning wandb remote jobs search runs data store account policy "
     f"writing targets whitelist {LEAVES} {DOORS}",
@@ -78,7 +80,8 @@ ROOMS_INSIDE = {
         "command": "sweep",
         "compose": "command",
         "parse": "command instantiate sweep",
-        "run": "command command_line compose parse",
+        "schema": "command",
+        "run": "command command_line compose parse schema",
     },
 }
 """What each room inside a room may import of the rooms and modules next to it."""
@@ -111,6 +114,7 @@ EXTERNAL = {
     "export": "lightning onnx onnxruntime torch yaml",
     "search": "optuna",
     "study": "matplotlib optuna rich yaml",
+    "overview": "",
     "cli": "dotenv rich yaml",
     "testing": "lightning numpy rich torch",
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
@@ -125,7 +129,7 @@ USED_IF_THERE = {"boto3", "botocore", "onnxruntime"}
 """Packages that are used where the user has installed them."""
 NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
-LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "cli.main"]
+LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "overview.table", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
 _LOOPS = "boundary connector counters dealing epoch_loop evaluation_loop finders fit_loop parts whole_means"
 _OTHERS = ("restart", "saved/sums", "bits/logged")

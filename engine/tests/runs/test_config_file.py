@@ -99,6 +99,21 @@ def test_a_configuration_that_was_written_by_hand_has_the_same_parts(tmp_path, c
     assert config_file.read_parts(path, PARTS) == {key: whole[key] for key in PARTS if key in whole}
 
 
+@pytest.mark.parametrize(
+    "own", ["/logs/train/runs/a", "/l", "/logs/m/lr=1,x=[2]", "/lo gs/a", "relative", "/with: this"]
+)
+def test_parts_hold_the_own_directory_of_their_run_although_they_are_shared(tmp_path, own):
+    for name in (own, f"{own}b"):
+        values = {
+            "paths": {"output_dir": name, "log_dir": "/l"},
+            "checkpoint": {"dirpath": f"{name}/checkpoints", "monitor": None},
+            "more": {"list": [name, {"x": f"a{name}"}], name: f"it's in {name}, twice: {name}", "other": "/logs/x"},
+        }
+        path = tmp_path / "config.yaml"
+        path.write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+        assert config_file.read_parts(path, list(values)) == config_file.read(path) == values
+
+
 @pytest.mark.parametrize("text", ["a: 1\n", "checkpoint: null\n", "checkpoint: [1]\n", "", "7", "[]"])
 def test_parts_of_a_file_without_checkpoint_settings_are_refused(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)

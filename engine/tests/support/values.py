@@ -56,7 +56,8 @@ def history(*scores: float | None) -> list[Saved]:
 def commit(directory: Path, number: int = 0, score: float | None = None, **facts: Any) -> Saved:
     """Write a small checkpoint as a run writes it."""
     directory.mkdir(parents=True, exist_ok=True)
-    return write(CommitPlan(directory, draft(number, score, **facts), {"world_size": 1}), small_file(number)).saved
+    provenance = facts.pop("provenance", {"world_size": 1})
+    return write(CommitPlan(directory, draft(number, score, **facts), provenance), small_file(number)).saved
 
 
 def save(own: History, number: int = 0, score: float | None = None, **facts: Any) -> Committed:

@@ -113,6 +113,7 @@ def test_a_run_on_digits_is_shown_as_it_is_on_disk(tmp_path: Path) -> None:
     assert [row[0] for row in shown if "last" in row[-1]] == [saved[-1].name]
 
     assert [len(pictures(cells[name])) for name in ("curves", "digits", "hardest")] == [1, 1, 1]
+    assert "| run | status |" in cells["runs"].outputs[0].data["text/markdown"]
     python, package, num_wrong, num_images = printed(cells["ask"]).split()
     assert (Path(python), Path(package).parents[1]) == (Path(sys.executable), ENGINE / "src")
     with open(run / "csv" / "metrics.csv", newline="") as file:

@@ -15,6 +15,8 @@ from tests.support.paths import ROOT
 from tests.support.project import NAME as OLD
 from tests.support.project import example
 
+from cairn.hydra.schema import store
+
 MOST_FILES = 12
 """Number of files whose content a rename may change."""
 NEW = f"{OLD}_renamed"  # these tests also run in a renamed project
@@ -184,8 +186,10 @@ def _targets(node):
         yield from _targets(value)
 
 
-def test_the_configurations_of_a_renamed_project_compose(clone):
+def test_the_configurations_of_a_renamed_project_compose_and_their_schemas_are_up_to_date(clone, monkeypatch):
     _rename(clone, NEW)
+    monkeypatch.syspath_prepend(str(clone / "src"))
+    assert store.stale(clone / "configs", clone / store.FOLDER) == []
     options = [f"{path.parent.name}={path.stem}" for path in (clone / "configs").glob("[dm]*/*.yaml")]
     found = set()
     with initialize_config_dir(str(clone / "configs"), version_base="1.3"):

@@ -10,16 +10,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cairn import __version__
-from cairn.cli import export, ls, prove, prune, pull, push, report, show, status, sync, verify
+from cairn.cli import (
+    check,
+    diff,
+    export,
+    ls,
+    prove,
+    prune,
+    pull,
+    push,
+    report,
+    runs,
+    schema,
+    show,
+    status,
+    sync,
+    verify,
+)
 from cairn.errors import CairnError
 from cairn.runs import terminal
 
 _COMMANDS: Mapping[str, Any] = {
+    "runs": runs,
+    "diff": diff,
     "ls": ls,
     "verify": verify,
     "prune": prune,
     "prove": prove,
     "show": show,
+    "check": check,
+    "schema": schema,
     "export": export,
     "push": push,
     "pull": pull,
@@ -27,6 +47,9 @@ _COMMANDS: Mapping[str, Any] = {
     "status": status,
     "report": report,
 }
+
+_OF_TRAIN_SCRIPT: Mapping[str, Any] = {"prove": prove, "check": check, "schema": schema}
+"""Commands whose arguments are those of train.py."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,10 +61,10 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         Exit code: 0; 1 after an error or a failed check. Invalid arguments exit with 2.
     """
-    if list(argv[:1]) == ["prove"] and not {"-h", "--help"} & set(argv):
-        return prove.run(argv[1:])  # the command line of train.py
-    arguments = _parser().parse_args(argv)
     try:
+        if argv and (command := _OF_TRAIN_SCRIPT.get(argv[0])) and not {"-h", "--help"} & set(argv):
+            return int(command.run(argv[1:]))
+        arguments = _parser().parse_args(argv)
         return int(arguments.run(arguments))
     except CairnError as error:
         terminal.error(f"Error: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,13 +17,20 @@ from rich.text import Text
 from cairn.runs.terminal import printable
 from cairn.units import format_duration
 
-_LONG_ROWS = 500
+LONG_ROWS = 500
 """Rows from which on a table is printed as plain text: rich takes milliseconds for each."""
+STATUS_STYLES = {"finished": "green", "running": "cyan", **dict.fromkeys(("failed", "dead", "hung"), "bold red")}
+"""Style of the status of a run; of any other one it is yellow."""
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print a value as indented JSON."""
     print(json.dumps(value, indent=2))
+
+
+def finite(value: Any) -> Any:
+    """Return a value that is valid JSON: NaN and infinity are texts."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def new_table() -> Table:
@@ -46,7 +54,7 @@ def print_table(console: Console, table: Table) -> None:
         console: Where to print.
         table: The table; its cells are strings, with markup.
     """
-    if table.row_count <= _LONG_ROWS:
+    if table.row_count <= LONG_ROWS:
         console.print(table)
         return
     if table.title:

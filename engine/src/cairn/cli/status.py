@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cairn.cli.arguments import LOGS, load_dotenv
-from cairn.cli.output import age, new_table, print_json, print_table
+from cairn.cli.output import STATUS_STYLES, age, new_table, print_json, print_table
 from cairn.errors import ResumeError
 from cairn.remote import origin, view
 from cairn.remote.address import is_address
@@ -27,7 +27,6 @@ from cairn.study import reading
 
 HELP = "show the jobs of a sweep: running, waiting, failed or finished, and their progress; exit code 1 if one failed"
 _SILENT = "killed, or between two checkpoints"
-_STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red", "hung": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _table(jobs: Sequence[JobStatus]) -> Table:
         done = "" if job.share is None else f"{100 * job.share:.0f} %"
         last = f"{job.last.position.epoch}/{job.last.position.batch}, {age(job.last.created)}" if job.last else ""
         good = f"{100 * job.spent.goodput:.0f} %" if job.spent else ""
-        state = f"[{_STYLES.get(job.state, 'yellow')}]{escape(job.state)}[/]"
+        state = f"[{STATUS_STYLES.get(job.state, 'yellow')}]{escape(job.state)}[/]"
         table.add_row(
             *(escape(name or job.name), state, escape(job.job), done, last),
             *(str(job.num_restarts), str(job.num_lost_batches), good),

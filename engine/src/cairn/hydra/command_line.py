@@ -84,7 +84,7 @@ def prepare(argv: list[str], root: Path, config_path: str = "configs", config_na
         found = overrides.renamed([_as_hydra_reads(item) for item in given.overrides])
         if is_ours:
             source = Source(configs, config_name)
-            overrides.check(_given(found), _known(source), lambda some: _try_to_compose(some, source))
+            overrides.check(_given(found), known(source), lambda some: try_to_compose(some, source))
         full = Arguments.split(expand_resume([*given.flags, *found], configs, config_name, root))
         if not any(item.startswith("hydra.run.dir=") for item in full.overrides):
             run_name()  # else Hydra reports why there is none, with a traceback
@@ -202,7 +202,7 @@ def _working_directory(run: RunDirectory, rest: Sequence[str]) -> list[str]:
     return [f"hydra.job.chdir={str(chdir).lower()}"] if chdir and "hydra.job.chdir" not in map(key, rest) else []
 
 
-def _try_to_compose(given: Sequence[str], source: Source) -> Any:
+def try_to_compose(given: Sequence[str], source: Source) -> Any:
     """Return a plain configuration; None if it cannot be composed, which Hydra reports later in more detail."""
     try:
         return OmegaConf.to_container(source.compose(given))
@@ -215,7 +215,7 @@ def _given(argv: Sequence[str]) -> list[str]:
     return [arg for arg in argv if ("=" in arg or arg.startswith("~")) and not arg.startswith(("-", "resume="))]
 
 
-def _known(source: Source) -> set[str]:
+def known(source: Source) -> set[str]:
     """Return the keys and groups at the top level of the configuration without composing it."""
     try:
         keys = set(yaml.safe_load((source.configs / f"{source.name.removesuffix('.yaml')}.yaml").read_text()))

@@ -55,6 +55,14 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
             export_sources(root)
             if command_line.is_child():
                 task.join(*command_line.announced())
+            elif "--schema" in sys.argv[1:]:
+                from cairn.hydra import schemas
+
+                raise SystemExit(schemas.main(root, config_path, sys.argv[1:]))
+            elif "--check" in sys.argv[1:]:
+                from cairn.hydra import check
+
+                raise SystemExit(check.main(root, config_path, config_name, sys.argv[1:]))
             elif overrides.asks_for_proof(sys.argv[1:]):
                 from cairn.hydra import prove
 

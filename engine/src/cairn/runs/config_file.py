@@ -15,6 +15,10 @@ from cairn import bounded_yaml, opening
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*):(?: |$)")
 """A key of the whole document, as OmegaConf writes it: at the beginning of a line."""
 
+_OWN = "/own-directory-of-this-run"
+"""Stands for the run directory in a document whose parts are shared. Like that, it is a plain text of YAML."""
+_OUTPUT_DIR = re.compile(r"^  output_dir: (/[\w/.=,+-]*\w)$", re.MULTILINE | re.ASCII)
+
 
 class _Loader(bounded_yaml.Loader):
     """Reads scalars as OmegaConf, which writes the file, means them: `1e-3` is a number, a date is a text."""
@@ -64,11 +68,12 @@ def read_parts(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         OSError: The file cannot be read.
         ValueError: It is not YAML, or not the configuration of a run.
     """
-    parts = _split(opening.read_text(path))
+    text, own = _without_own_directory(opening.read_text(path))
+    parts = _split(text)
     if parts is None or "checkpoint" not in parts:
         whole = read(path)
         return {key: whole[key] for key in keys if key in whole}
-    found = {key: _parse_part(parts[key])[key] for key in {"checkpoint", *keys} if key in parts}
+    found = {key: _with(own, _parse_part(parts[key])[key]) for key in {"checkpoint", *keys} if key in parts}
     if not isinstance(found["checkpoint"], dict):
         raise ValueError("it is not the configuration of a run")
     return {key: found[key] for key in keys if key in found}
@@ -85,6 +90,24 @@ def read_any(path: Path) -> Any:
         ValueError: It is not YAML.
     """
     return bounded_yaml.parse(opening.read_text(path), _Loader)
+
+
+def _without_own_directory(text: str) -> tuple[str, str]:
+    """Return a document with `_OWN` in place of the run directory, and the directory; empty if that is not possible.
+
+    The directory is all that differs in most parts of the runs of a sweep, and equal parts are parsed once.
+    """
+    found = _OUTPUT_DIR.search(text)
+    return (text.replace(found[1], _OWN), found[1]) if found and _OWN not in text else (text, "")
+
+
+def _with(own: str, value: Any) -> Any:
+    """Return a value with the run directory in place of `_OWN`; what does not hold it is shared."""
+    if isinstance(value, str):
+        return value.replace(_OWN, own) if own and _OWN in value else value
+    if isinstance(value, dict):
+        return {_with(own, key): _with(own, item) for key, item in value.items()}
+    return [_with(own, item) for item in value] if isinstance(value, list) else value
 
 
 @functools.lru_cache(maxsize=256)

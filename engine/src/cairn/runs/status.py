@@ -102,13 +102,14 @@ def _look(sweep: Path, name: str, submitted: Sequence[SubmittedJob], alive: Mapp
     queued = alive.get(newest.job, _NOT_QUEUED) if newest and alive is not None else None
     if queued == _NOT_QUEUED and tried and tried[-1].job not in {job.job for job in submitted}:
         queued = None  # its last attempt was started by other means: the scheduler does not know it
-    state = "unknown" if newest and alive is None and record is None else _state(record, queued, reached)
+    is_unknown = newest and alive is None and record is None
+    state = "unknown" if is_unknown else _state(record, queued, _seen_s(reached, tried))
     return JobStatus(
         name=name,
         state=state,
         job=newest.job if newest else "",
         progress=reached,
-        share=_share(reached, config),
+        share=share(reached, config),
         last=saved,
         num_starts=attempts.num_starts(tried, {job.job for job in submitted}),
         num_lost_batches=sum(item.lost_batches for item in tried),
@@ -155,7 +156,7 @@ def _attempts(run: RunDirectory) -> list[attempts.Attempt]:
         return []
 
 
-def _state(record: RunRecord | None, queued: str | None, reached: Progress | None) -> str:
+def _state(record: RunRecord | None, queued: str | None, seen_s: float) -> str:
     """Return the state of a job; `queued` is the scheduler's answer, None if it cannot say."""
     if queued not in (None, _NOT_QUEUED):
         if queued == "RUNNING":
@@ -167,15 +168,26 @@ def _state(record: RunRecord | None, queued: str | None, reached: Progress | Non
         return record.status
     if queued == _NOT_QUEUED:
         return "dead"
-    return "running" if reached and time.time() - reached.at < SILENT_S else "dead"
+    return "running" if time.time() - seen_s < SILENT_S else "dead"
 
 
-def from_files(record: RunRecord | None, reached: Progress | None) -> str:
+def _seen_s(reached: Progress | None, tried: Sequence[attempts.Attempt]) -> float:
+    """Return the last sign of life, in seconds since 1970. An attempt that has just begun has no progress yet."""
+    return max(reached.at if reached else 0.0, tried[-1].at_s if tried else 0.0)
+
+
+def from_files(record: RunRecord | None, reached: Progress | None, tried: Sequence[attempts.Attempt]) -> str:
     """Return the state of a run from its files alone, without its scheduler."""
-    return _state(record, None, reached)
+    return _state(record, None, _seen_s(reached, tried))
 
 
-def _share(reached: Progress | None, config: Mapping[str, Any]) -> float | None:
+def share(reached: Progress | None, config: Mapping[str, Any]) -> float | None:
+    """Return the share of the training that is done; None if its length is not known.
+
+    Args:
+        reached: Its progress.
+        config: Configuration of the run, with `trainer`.
+    """
     trainer = config.get("trainer")
     if reached is None or not isinstance(trainer, Mapping):
         return None

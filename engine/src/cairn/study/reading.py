@@ -219,7 +219,7 @@ def _time(directory: RunDirectory, kept: Sequence[Saved]) -> dict[str, Any]:
         reached = progress_file.read(directory.progress_file)
     except (OSError, ResumeError, RecursionError):
         return {}
-    state = status.from_files(record, reached)
+    state = status.from_files(record, reached, tried)
     last = status.last_of(directory, record, state, reached, kept[-1] if kept else None)
     return {"spent": goodput.spent(tried, last), "spans": tuple(goodput.spans(tried, last))}
 

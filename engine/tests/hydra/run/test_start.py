@@ -88,6 +88,13 @@ def test_a_refusal_writes_nothing(config, directory, notice, changes, error, mes
     assert notice.facts is None
 
 
+def test_a_key_of_checkpoint_that_nothing_reads_is_named(config, directory, notice, caplog):
+    config["checkpoint"] |= {"save_intervall": 5, "mine": 3, "mirror_wait": "${checkpoint.mine}"}
+    begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    warnings = [record.getMessage() for record in caplog.records if "nothing reads" in record.getMessage()]
+    assert warnings == ["checkpoint.save_intervall: nothing reads this key. Did you mean checkpoint.save_interval?"]
+
+
 def test_checkpoints_of_an_unknown_run_are_refused(monkeypatch, config, directory, notice):
     planned(monkeypatch, directory)
     with pytest.raises(ResumeError, match=r"holds checkpoints, but .* has no run\.json, so .* ckpt_path="):

@@ -37,7 +37,7 @@ The files are in configs/. +GROUP.KEY=VALUE adds a new key.
 --cfg job  shows the whole configuration    --info defaults  how it was composed
 -m         runs a sweep                     --hydra-help     options of Hydra
 prove=true --help  the flags of prove: --stops, --epochs, --batches, --seed, --keep, --json
-cairn --help: commands to inspect and manage runs"""
+cairn --help: commands to inspect and manage runs   cairn check OVERRIDES: what is wrong with them"""
 
 
 def of(configs: Path, overrides: Sequence[str], config_name: str = "train") -> str | None:
@@ -107,7 +107,7 @@ def _key_tables(
     for group, files in tables.items():
         about: dict[str, str] = {}
         for file in files:
-            about |= _comments(file.read_text(), group)
+            about |= comments(file.read_text(), group)
         rows = [
             line for name, comment in about.items() for line in _row(name, _value(values, name.split(".")), comment)
         ]
@@ -131,7 +131,7 @@ def _defaults(file: Path) -> Iterator[str]:
         yield str(next(iter(entry))) if isinstance(entry, dict) else str(entry)
 
 
-def _comments(text: str, group: str) -> dict[str, str]:
+def comments(text: str, group: str) -> dict[str, str]:
     """Return the comments of a file by the full names of their keys."""
     found: dict[str, str] = {}
     parents: list[tuple[int, str]] = []

@@ -42,14 +42,14 @@ def for_argument(message: str, prefix: str, names: Collection[str]) -> str:
         names: Arguments that exist.
     """
     found = _NO_ARGUMENT.search(message)
-    near = _nearest(found[1], names) if found else ""
+    near = nearest(found[1], names) if found else ""
     return f"{_HINT} {prefix}.{near}?" if near else ""
 
 
 def _meant(message: str, overrides: Sequence[str], compose: Callable[[list[str]], Any]) -> str:
     if found := _NO_OPTION.search(message):
         group, typed, options = found.groups()
-        near = _nearest(typed, options.split())
+        near = nearest(typed, options.split())
         return f"{_HINT} {group}={near}?" if near else ""
     if (found := _NO_KEY.search(message)) is None:
         return ""
@@ -83,10 +83,11 @@ def nearest_key(name: str, names: Collection[str]) -> str:
     """Return the most similar key: one in the same group, or else any; empty if none is similar."""
     group, _, last = name.rpartition(".")
     siblings = {item.rpartition(".")[2]: item for item in names if item.rpartition(".")[0] == group}
-    if near := _nearest(last, siblings):
+    if near := nearest(last, siblings):
         return siblings[near]
-    return _nearest(name, names)
+    return nearest(name, names)
 
 
-def _nearest(typed: str, names: Collection[str]) -> str:
-    return next(iter(difflib.get_close_matches(typed, names, n=1, cutoff=_SIMILAR)), "")
+def nearest(typed: str, names: Collection[str], similarity: float = _SIMILAR) -> str:
+    """Return the most similar name; empty if none is similar."""
+    return next(iter(difflib.get_close_matches(typed, names, n=1, cutoff=similarity)), "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,12 @@ class Source:
             given: Overrides.
             packaged: Use only the files of the library, which know the directories of runs.
         """
+        return self.compose_with_choices(given, packaged)[0]
+
+    def compose_with_choices(
+        self, given: Sequence[str], packaged: bool = False
+    ) -> tuple[DictConfig, Mapping[str, str | None]]:
+        """Compose as `compose`, and return the chosen option of each group as well."""
         from hydra import initialize_config_dir
         from hydra._internal.config_loader_impl import ConfigLoaderImpl
         from hydra.core.config_search_path import SearchPathQuery
@@ -80,9 +86,10 @@ class Source:
                 cfg = stored.packaged(hydra, given)
             else:
                 cfg = hydra.load_configuration(self.name, list(given), RunMode.RUN)
+        choices = dict(cfg.hydra.runtime.choices) if "hydra" in cfg else {}
         with open_dict(cfg):
             del cfg["hydra"]
-        return cfg
+        return cfg, choices
 
     def _directories(self, given: Sequence[str]) -> tuple[list[str], DictConfig]:
         """Return the overrides that are about directories and the task, and a configuration with only these."""
