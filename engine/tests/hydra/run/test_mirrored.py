@@ -15,7 +15,7 @@ from cairn.hydra import command_line
 from cairn.hydra.command import mirrored_run
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.parse import mirror_address, mirror_settings
-from cairn.hydra.run import mirrored
+from cairn.hydra.run import allowed, mirrored
 from cairn.hydra.run import start as starting
 from cairn.hydra.run.start import JobContext, NothingToDo, begin
 from cairn.jobs.rendezvous import Rank
@@ -56,8 +56,8 @@ def begun(place, monkeypatch, **changes):
     config = OmegaConf.create({**config, **changes})
     merged = Merged(config, {}, {}, {})
     monkeypatch.setattr(starting, "_configuration", lambda *_: (merged, run.record()))
-    monkeypatch.setattr(starting.trusted, "check", lambda *_: None)
-    monkeypatch.setattr(starting.outside, "check", lambda *_: None)
+    monkeypatch.setattr(allowed.trusted, "check", lambda *_: None)
+    monkeypatch.setattr(allowed.outside, "check", lambda *_: None)
     monkeypatch.setattr(starting.MappedCheckpointIO, "peek", lambda self, _: {"epoch": 0})
     return begin(config, run, (), Notice(), JobContext())
 

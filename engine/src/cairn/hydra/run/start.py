@@ -20,14 +20,13 @@ from cairn import targets
 from cairn.errors import ConfigError
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides as given
-from cairn.hydra.compose import loader, merge, outside, trusted
+from cairn.hydra.compose import loader, merge, trusted
 from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
 from cairn.hydra.parse.settings import Settings, parse
-from cairn.hydra.run import evaluation, origin, pausing, point, proving
+from cairn.hydra.run import allowed, evaluation, origin, pausing, point, proving
 from cairn.hydra.run.mirrored import Mirrors
-from cairn.hydra.schema import problems
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
@@ -40,7 +39,6 @@ from cairn.store import claim, resume
 from cairn.store.catalog import Catalog
 from cairn.store.claim import Claim
 from cairn.store.resume import ResumePoint
-from cairn.testing import proof_run
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +108,7 @@ def begin(
     mirrors = Mirrors(directory)
     mirrors.join(cfg)
     merged, old = _configuration(evaluation.configured(cfg, directory, overrides), directory, overrides)
-    _check_allowed(cfg, merged, old, directory, overrides)
+    allowed.check(cfg, merged, old, directory, overrides)
     settings = parse(merged.config)
     pause_at = pausing.requested(cfg, settings)
     if old is not None and old.status == "finished" and not merged.changed:
@@ -145,24 +143,6 @@ def begin(
     except BaseException:
         _withdraw(held)
         raise
-
-
-def _check_allowed(
-    cfg: DictConfig, merged: Merged, old: RunRecord | None, directory: RunDirectory, overrides: Sequence[str]
-) -> None:
-    """Check what the configuration may name; warn of keys that nothing reads.
-
-    Raises:
-        ConfigError: It names something that it may not.
-    """
-    if old is None:
-        trusted.new_run(merged.config)
-        for problem in problems.unread(OmegaConf.to_container(cfg)):  # type: ignore[arg-type]
-            log.warning("%s", problem.message)
-    else:
-        trusted.check(merged.config, f"config.yaml in {directory.path}", overrides, command_line.repeated())
-        if proof_run.current() is None:  # a proof resumes runs that it has begun itself
-            outside.check(merged.config, directory.path, old.id, overrides, command_line.repeated())
 
 
 def _withdraw(held: Claim | None) -> None:
