@@ -73,7 +73,8 @@ def _opened(path: Path, search: Search) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_Unlocked()))
+    unlocked: Any = _Unlocked()
+    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=unlocked))
     return optuna.create_study(
         storage=storage, study_name=STUDY, direction=sampler.direction(search.mode), load_if_exists=True
     )

@@ -114,7 +114,7 @@ def compared_at(trials: Sequence[Trial], num_rungs: int) -> int:
     return enough[-1] if enough else counts.index(max(counts))
 
 
-def direction(mode: Mode) -> str:
+def direction(mode: Mode) -> Literal["minimize", "maximize"]:
     """Return the mode in Optuna's words."""
     return "minimize" if mode == "min" else "maximize"
 
