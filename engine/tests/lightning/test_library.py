@@ -249,7 +249,7 @@ def test_a_strategy_that_shards_the_model_is_refused_by_name(strategy):
     ids=lambda callback: type(callback).__name__,
 )
 def test_a_callback_that_cannot_be_resumed_is_refused_by_name(callback):
-    trainer = SimpleNamespace(strategy=object.__new__(SingleDeviceStrategy), callbacks=[callback])
+    trainer = SimpleNamespace(strategy=object.__new__(SingleDeviceStrategy), callbacks=[callback], world_size=1)
     with pytest.raises(ConfigError, match=rf"^{type(callback).__name__} cannot be resumed, because .*\.$"):
         capture.refuse(trainer, Scored())
 

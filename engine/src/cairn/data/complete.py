@@ -8,7 +8,8 @@ CPU to CPU: a value on a GPU would have to wait for all kernels before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,13 +71,15 @@ def _answer(asked: tuple[torch.Tensor, Any]) -> tuple[int, int]:
     return num_complete, num_left // parallel.num_together()
 
 
-_made: tuple[Any, Any] | None = None
+_made: tuple[Callable[[], Any], Callable[[], Any]] | None = None
+"""All processes and their group, by weak references, as in parallel.py: torch keeps both as long as they are used."""
 
 
 def _group() -> Any:
     """The group of CPUs, which all processes make when they first talk; a later fit may have other processes."""
     global _made
     world = distributed.group.WORLD
-    if _made is None or _made[0] is not world:
-        _made = (world, distributed.new_group(backend="gloo"))
-    return _made[1]
+    if _made is None or _made[0]() is not world or _made[1]() is None:
+        group = distributed.new_group(backend="gloo")
+        _made = (weakref.ref(world), weakref.ref(group))
+    return _made[1]()

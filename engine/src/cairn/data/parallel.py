@@ -9,15 +9,19 @@ groups, and refused, because each of them would get batches of its own.
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from cairn.errors import DataError
 
-_together: tuple[Any, int] | None = None
+# Weak references: a group that is kept alive keeps its threads, and one that a forked process inherits would wait for
+# threads that are not there when it is let go.
+_together: tuple[Callable[[], Any], int] | None = None
 """The processes of a fit, and how many of them get the same batches."""
-_known: tuple[Any, set[str]] = (None, set())
+_known: tuple[Callable[[], Any], set[str]] = (lambda: None, set())
 """The processes of a fit, and names of the groups that strategies have made that say so."""
 _DATA, _TENSOR = "mesh_data_parallel", "mesh_tensor_parallel"
 """What torch calls the groups of a mesh with these dimensions, which Lightning makes."""
@@ -30,8 +34,9 @@ def compute_together(number: int) -> None:
         number: How many of them compute one batch; 1: each has batches of its own.
     """
     global _together, _known
-    _known = (torch.distributed.group.WORLD, {*_groups()})
-    _together = (torch.distributed.group.WORLD, number) if number > 1 else None
+    world = weakref.ref(torch.distributed.group.WORLD)
+    _known = world, {*_groups()}
+    _together = (world, number) if number > 1 else None
 
 
 def num_together() -> int:
@@ -39,7 +44,7 @@ def num_together() -> int:
     if _together is None or not torch.distributed.is_initialized():
         return 1
     group, number = _together
-    return number if group is torch.distributed.group.WORLD else 1
+    return number if group() is torch.distributed.group.WORLD else 1
 
 
 def share(rank: int, world_size: int) -> tuple[int, int]:
@@ -60,7 +65,7 @@ def share(rank: int, world_size: int) -> tuple[int, int]:
 
 def _check_known(world_size: int) -> None:
     world, known = _known
-    known = known if world is torch.distributed.group.WORLD else set()
+    known = known if world() is torch.distributed.group.WORLD else set()
     found = {kind: size for name, (kind, size) in _groups().items() if name not in known}
     # A group of all processes has another name: then those of the other dimension have one process each.
     together = found.get(_TENSOR, world_size if found.get(_DATA) == 1 else 1)

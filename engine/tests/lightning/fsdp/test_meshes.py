@@ -1,5 +1,8 @@
 """The mesh of processes, what a model must do with it, and the norm over several meshes."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import Precision
@@ -11,7 +14,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import cairn
-from cairn.data import parallel
+from cairn.data import complete, parallel
 from cairn.errors import ConfigError, DataError
 from cairn.lightning import clipping
 from cairn.lightning.fsdp import meshes, norm
@@ -126,6 +129,18 @@ def test_processes_that_compute_together_share_batches_as_long_as_their_group_ex
     assert parallel.num_together() == 1
     distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
     assert parallel.num_together() == 1
+
+
+def test_groups_of_processes_are_not_kept_alive():
+    """They keep their threads, and one that a forked process inherits would wait for threads that are not there."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    group = weakref.ref(distributed.group.WORLD)
+    parallel.compute_together(2)
+    own = weakref.ref(complete._group())
+    assert complete._group() is own()
+    distributed.destroy_process_group()
+    gc.collect()
+    assert (group(), own()) == (None, None)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (1, 4)])
