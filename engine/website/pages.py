@@ -21,6 +21,7 @@ from markdown import Markdown
 from markdown.extensions import Extension
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
+from markdown.util import STX
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -35,6 +36,8 @@ PACKAGE = ENGINE / "src" / "cairn"
 IMAGES = {".png", ".svg", ".jpg", ".gif"}
 LINK = re.compile(r"\]\(([^)\s#]+)")
 ITEM = re.compile(r"[-*] |\d+\. ")
+CODE = STX
+"""First character of the line that stands for fenced code, which has been set apart."""
 
 HEADINGS = {"policy.when": "When to save", "policy.keep": "What to keep", "errors": "Errors"}
 """Heading of the public names of a module; those of the other modules come first."""
@@ -120,17 +123,20 @@ def in_nav(nav: Any) -> Iterator[str]:
             yield from in_nav(part)
 
 
-class ListsAfterParagraphs(Preprocessor):
-    """Separates a list from the paragraph before it: GitHub does not need an empty line there, Python-Markdown does."""
+class BlocksWithoutEmptyLines(Preprocessor):
+    """Separates lists, tables and code from the lines around them, as Python-Markdown needs it and GitHub does not."""
 
     def run(self, lines: list[str]) -> list[str]:
         separated: list[str] = []
         is_in_list, previous = False, ""
         for line in lines:
+            begins_list = ITEM.match(line) and not is_in_list
+            begins_table = line.startswith("|") and not previous.startswith("|")
+            if previous.strip() and (begins_list or begins_table or CODE in (line[:1], previous[:1])):
+                separated.append("")
             if ITEM.match(line):
-                separated += [""] if previous.strip() and not is_in_list else []
                 is_in_list = True
-            elif line.strip() and not line[0].isspace() and not previous.strip():
+            elif line.strip() and not line[0].isspace() and not (is_in_list and previous.strip()):
                 is_in_list = False
             separated.append(line)
             previous = line
@@ -166,7 +172,7 @@ class GitHubMarkdown(Extension):
 
     def extendMarkdown(self, md: Markdown) -> None:
         # After fenced code has been set apart (25), and before mkdocs resolves links (0).
-        md.preprocessors.register(ListsAfterParagraphs(md), "lists_after_paragraphs", 20)
+        md.preprocessors.register(BlocksWithoutEmptyLines(md), "blocks_without_empty_lines", 20)
         md.treeprocessors.register(RepositoryLinks(md, self), "repository_links", 5)
 
 
