@@ -31,16 +31,16 @@ done; \
 exit $$status
 endef
 
-# NO_MKDOCS_2_WARNING: no advertisement of a successor.
+# NO_MKDOCS_2_WARNING: no advertisement of a successor. Not with --quiet: --strict counts only warnings that are shown.
 define build_docs
-cd engine && NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict -f website/mkdocs.yml
+cd engine && NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f website/mkdocs.yml
 endef
 
 # Check the site if its packages are installed, or required as in .ci/run.
 define check_docs
 if test -f engine/website/mkdocs.yml; then \
     if $(BIN)/python -c 'import mkdocs, material, mkdocstrings_handlers.python' 2>/dev/null; then \
-        echo "mkdocs build --strict"; $(build_docs); \
+        $(build_docs); \
     else \
         echo "The documentation site is not checked: its packages are not installed. make docs installs them."; \
         test "$$CAIRN_CHECK_KIT" != required; \
@@ -89,8 +89,8 @@ $(KIT): $(INSTALLED) $(wildcard engine/website/requirements.txt)
 	    -r engine/website/requirements.txt
 	@touch $@
 
-docs: $(KIT) ## build the documentation site: engine/build/site/index.html
-	$(build_docs)
+docs: $(if $(ENGINE),$(KIT)) ## build the documentation site: engine/build/site/index.html
+	$(if $(ENGINE),$(build_docs),@echo "This project has no folder engine/: the documentation is in the library's repository.")
 
 format: $(INSTALLED) ## sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix-only --quiet . $(ENGINE)

@@ -123,6 +123,22 @@ def in_nav(nav: Any) -> Iterator[str]:
             yield from in_nav(part)
 
 
+def present(nav: Any) -> Any:
+    """Return a `nav` without the files around the library that are missing: a project may have deleted them."""
+    if isinstance(nav, list):
+        return [part for part in map(present, nav) if part]
+    if isinstance(nav, dict):
+        return {title: part for title, value in nav.items() if (part := present(value))}
+    is_missing = nav.startswith("repository/") and not (ROOT / nav.removeprefix("repository/")).exists()
+    return None if is_missing else nav
+
+
+def title(page: Path) -> str:
+    """Return the heading of a page, or its name."""
+    heading = re.search(r"^# (.+)$", page.read_text(), re.MULTILINE)
+    return heading[1] if heading else page.name
+
+
 class BlocksWithoutEmptyLines(Preprocessor):
     """Separates lists, tables and code from the lines around them, as Python-Markdown needs it and GitHub does not."""
 
@@ -159,6 +175,8 @@ class RepositoryLinks(Treeprocessor):
             link, mark, anchor = element.get(key, "").partition("#")
             if link and (target := linked_file(page, link)):
                 element.set(key, relpath(site_path(target), folder) + mark + anchor)
+                if target.suffix == ".md" and element.text == target.name:
+                    element.text = title(target)  # a reader of the site does not see files
 
 
 class GitHubMarkdown(Extension):
@@ -182,6 +200,7 @@ origins: dict[str, Path] = {}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    config.nav = present(config.nav)
     config.markdown_extensions.append(github)  # type: ignore[arg-type]
     config.mdx_configs["toc"]["slugify"] = slugify(case="lower")  # anchors as on GitHub
     return config

@@ -9,7 +9,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 import pytest
 import yaml
 from tests.support import kit
-from tests.support.paths import ENGINE
+from tests.support.paths import ENGINE, ROOT
 
 DOCS = ENGINE / "docs"
 WEBSITE = ENGINE / "website"
@@ -63,15 +63,27 @@ def test_pages_are_rendered_as_on_github(pages):
 
     extension = pages.GitHubMarkdown()
     extension.page = DOCS / "library.md"
-    text = "Two:\n- [a](../benchmarks/RESULTS.md#x)\n  and more\n- b\n\nEnd.\n```\n- code\n- stays\n```\n"
+    text = "Two:\n- [RESULTS.md](../benchmarks/RESULTS.md#x)\n  and more\n- b\n\nEnd.\n```\n- code\n- stays\n```\n"
     text += "| h |\n| - |\n| x |\n"
     html = markdown.markdown(text, extensions=["pymdownx.superfences", "tables", extension])
     assert html.count("<li>") == 2
     assert "<p>Two:</p>" in html
-    assert 'href="repository/engine/benchmarks/RESULTS.md#x"' in html
+    assert '<a href="repository/engine/benchmarks/RESULTS.md#x">What a save costs</a>' in html
     assert "- code\n- stays" in html
     assert "<p>End.</p>" in html
     assert "<td>x</td>" in html
+
+
+def test_files_that_a_project_has_deleted_leave_the_navigation(pages):
+    nav = [{"Start": ["README.md", {"Gone": "repository/none.md"}]}, {"Empty": ["repository/none.md"]}]
+    assert pages.present(nav) == [{"Start": ["README.md"]}]
+
+
+def test_warnings_of_the_build_are_errors():
+    # With --quiet, --strict sees no warning.
+    (command,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "-m mkdocs" in line]
+    assert "--strict" in command
+    assert "--quiet" not in command
 
 
 def test_a_source_file_is_shown_whole(pages):
