@@ -41,8 +41,8 @@ CODE = STX
 
 HEADINGS = {"policy.when": "When to save", "policy.keep": "What to keep", "errors": "Errors"}
 """Heading of the public names of a module; those of the other modules come first."""
-MODULES = ("testing", "remote", "wandb", "hydra", "dcp")
-"""Modules with public names of their own, as CHANGELOG.md lists them."""
+MODULES = re.findall(r"`cairn\.(\w+)\.__all__`", (ENGINE / "CHANGELOG.md").read_text())
+"""Modules with public names of their own: the page that promises how long they stay lists them."""
 
 
 def linked_file(page: Path, link: str) -> Path | None:

@@ -99,8 +99,6 @@ def test_the_reference_has_all_public_names(pages):
 
     listed = {line.removeprefix("::: ") for line in pages.api_page().splitlines() if line.startswith("::: ")}
     assert {f"cairn.{name}" for name in cairn.__all__ if name != "__version__"} <= listed
-    modules = re.findall(r"`cairn\.(\w+)\.__all__`", (ENGINE / "CHANGELOG.md").read_text())
-    assert set(modules) == set(pages.MODULES)
     assert {"cairn.testing.assert_exact", "cairn.remote.Mirror", "cairn.dcp.Reader", "cairn.hydra.main"} <= listed
 
 
