@@ -9,6 +9,8 @@ BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
 # The library. A project that installs it from a package index has no such folder.
 ENGINE := $(wildcard engine)
+# Packages of the site and of some checks. They are not needed to train, so another stamp stands for them.
+KIT := $(VENV)/.kit
 # The tests write thousands of small files and sync each one: in memory, where there is room, they take half the time.
 MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null && echo /dev/shm)
 # One torch thread per test process: two processes that use all cores are slower than two that use one core each.
@@ -29,8 +31,25 @@ done; \
 exit $$status
 endef
 
+# NO_MKDOCS_2_WARNING: no advertisement of a successor. Not with --quiet: --strict counts only warnings that are shown.
+define build_docs
+cd engine && NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f website/mkdocs.yml
+endef
+
+# Check the site if its packages are installed, or required as in .ci/run.
+define check_docs
+if test -f engine/website/mkdocs.yml; then \
+    if $(BIN)/python -c 'import mkdocs, material, mkdocstrings_handlers.python' 2>/dev/null; then \
+        $(build_docs); \
+    else \
+        echo "The documentation site is not checked: its packages are not installed. make docs installs them."; \
+        test "$$CAIRN_CHECK_KIT" != required; \
+    fi; \
+fi
+endef
+
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all bench check format schema lock rename clean
+.PHONY: help install train test test-all bench check docs format schema lock rename clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -58,12 +77,21 @@ test-all: $(INSTALLED) ## run all tests, including kill -9, SLURM, W&B and noteb
 bench: $(INSTALLED) ## measure what a save costs; ARGS="--quick", "--help", ...
 	cd engine && $(BIN)/python -m benchmarks $(ARGS)
 
-check: $(INSTALLED) ## check style, formatting, types, and that the schemas are up to date
+check: $(INSTALLED) ## check style, formatting, types, that the schemas are up to date, and the documentation site
 	$(BIN)/ruff check . $(ENGINE)
 	$(BIN)/ruff format --check . $(ENGINE)
 	$(BIN)/mypy
 	$(if $(ENGINE),cd engine && $(BIN)/mypy)
 	$(BIN)/python train.py --schema --check
+	@$(check_docs)
+
+$(KIT): $(INSTALLED) $(wildcard engine/website/requirements.txt)
+	PIP_REQUIRE_VIRTUALENV=1 $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	    -r engine/website/requirements.txt
+	@touch $@
+
+docs: $(if $(ENGINE),$(KIT)) ## build the documentation site: engine/build/site/index.html
+	$(if $(ENGINE),$(build_docs),@echo "This project has no folder engine/: the documentation is in the library's repository.")
 
 format: $(INSTALLED) ## sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix-only --quiet . $(ENGINE)

@@ -1,7 +1,8 @@
 """Rename the package under src/: its folder, and every reference to it outside of engine/.
 
-References are imports, dotted names such as those under `_target_`, paths under src/, and the name in pyproject.toml.
-The same word in prose is not changed. The old name goes into the table [tool.cairn.moved] of
+References are imports, dotted names such as those under `_target_`, paths under src/, the logger of the package in a
+config, and the name in pyproject.toml. The same word in prose is not changed. CITATION.cff, which cites Cairn at first,
+cites the project from then on, with Cairn among its references. The old name goes into the table [tool.cairn.moved] of
 pyproject.toml, so that old run directories and checkpoints can still be read.
 """
 
@@ -71,6 +72,7 @@ def references(old: str, submodules: list[str]) -> re.Pattern[str]:
         r"\bsrc/",
         r"""["']src["'] / ["']""",
         r"^name = \"",  # pyproject.toml
+        r"\bverbose: \[cairn, ",  # loggers whose level is DEBUG
     ]
     word = rf"{re.escape(old)}(?=[.,;:/`\"'\\)\]\s]|$)"
     dotted = rf"(?<![\w./-]){re.escape(old)}(?=\.(?:{'|'.join(map(re.escape, submodules)) or '(?!)'})\b)"
@@ -93,6 +95,26 @@ def add_moved(text: str, old: str, new: str) -> str:
     table = re.sub(rf'= "{re.escape(old)}(?=[".])', f'= "{new}', table)
     table = re.sub(rf'^"{re.escape(new)}" = .*\n', "", table, flags=re.MULTILINE)  # the package had this name before
     return f'{head}{MOVED}\n{table}"{old}" = "{new}"\n{tail}'
+
+
+def cite(text: str, old: str, new: str) -> str:
+    """Return CITATION.cff for the project `new`: from the file that cites Cairn, or that of the project `old`."""
+    if not re.search(r"^title: Cairn$", text, re.MULTILINE):
+        return re.sub(
+            rf"^(title: |  - name: ){re.escape(old)}(?=$| contributors$)", rf"\g<1>{new}", text, flags=re.MULTILINE
+        )
+    cited = text[text.index("type: ") :].splitlines(keepends=True)
+    indented = "".join(f"    {line}" for line in cited)
+    return f"""\
+# GitHub shows it as "Cite this repository". Add the authors.
+cff-version: 1.2.0
+message: If you use this software, please cite it.
+type: software
+title: {new}
+authors:
+  - name: {new} contributors
+references:
+  - {indented.lstrip()}"""
 
 
 def source_files(root: Path) -> Iterator[Path]:
@@ -137,6 +159,8 @@ def rename(root: Path, new: str, force: bool = False) -> list[Path]:
         renamed = rename_in(text, pattern, new)
         if path == root / "pyproject.toml":
             renamed = add_moved(renamed, old, new)
+        elif path == root / "CITATION.cff":
+            renamed = cite(renamed, old, new)
         if renamed != text:
             path.write_bytes(renamed.encode("utf-8"))
             changed.append(path.relative_to(root))

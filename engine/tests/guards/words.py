@@ -28,8 +28,8 @@ BANNED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _ITSELF = {Path(__file__), Path(__file__).with_name("test_words.py")}
-_FOLDERS = ("src", "tests", "scripts", "benchmarks", "docs", "configs", "notebooks", ".ci")
-_TEXT = {".md", ".yaml", ".toml", ".sbatch", ".ipynb", ".txt"}
+_FOLDERS = ("src", "tests", "scripts", "benchmarks", "docs", "configs", "notebooks", "website", ".ci", ".github")
+_TEXT = {".md", ".yaml", ".yml", ".cff", ".css", ".toml", ".sbatch", ".ipynb", ".txt"}
 _TEXT_NAMES = {"Makefile", "run"}
 
 

@@ -8,6 +8,7 @@ import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tests.support.command import QUICK, Process, newest, train
@@ -20,6 +21,16 @@ from cairn.hydra.schema import store
 MOST_FILES = 12
 """Number of files whose content a rename may change."""
 NEW = f"{OLD}_renamed"  # these tests also run in a renamed project
+CITATION = """\
+# A comment.
+cff-version: 1.2.0
+message: Cite it.
+type: software
+title: Cairn
+authors:
+  - name: Cairn contributors
+version: 0.2.0
+"""
 
 
 def _load_script():
@@ -86,6 +97,7 @@ def clone(tmp_path):
         ("`src/pkg`: your code", "`src/new`: your code"),
         ("└── src/pkg", "└── src/new"),
         ('name = "pkg"', 'name = "new"'),
+        ("  verbose: [cairn, pkg]", "  verbose: [cairn, new]"),
     ],
 )
 def test_a_reference_is_renamed(before, after):
@@ -129,6 +141,19 @@ def test_the_table_of_moved_names_leads_to_the_newest_name():
 def test_a_missing_table_of_moved_names_is_added():
     text = script.add_moved('[project]\nname = "b"\n', "a", "b")
     assert tomllib.loads(text)["tool"]["cairn"]["moved"] == {"a": "b"}
+
+
+def test_the_citation_becomes_that_of_the_project_and_keeps_cairn_as_a_reference():
+    text = CITATION
+    ours = yaml.safe_load(text)
+    text = script.cite(text, "pkg", "new")
+    found = yaml.safe_load(text)
+    assert (found["title"], found["authors"]) == ("new", [{"name": "new contributors"}])
+    assert "version" not in found
+    assert found["references"] == [{key: ours[key] for key in ours if key not in ("cff-version", "message")}]
+    own = script.cite(text.replace("- name: new contributors", "- name: Ada"), "new", "newer")
+    assert yaml.safe_load(own) == {**found, "title": "newer", "authors": [{"name": "Ada"}]}
+    assert script.cite("title: mine\nabstract: pkg\n", "pkg", "new") == "title: mine\nabstract: pkg\n"
 
 
 @pytest.mark.parametrize(
