@@ -15,11 +15,13 @@ def how_to_install(extra: str) -> str:
     package index.
 
     Args:
-        extra: `hydra`, `wandb`, `slurm`, `report` or `all`.
+        extra: `hydra`, `wandb`, `mlflow`, `trackio`, `slurm`, `report`, `remote` or `all`.
     """
     try:
         needed = _needed(extra, metadata.requires(_DISTRIBUTION) or [])
     except metadata.PackageNotFoundError:  # used from a folder, without an installation
+        needed = []
+    if not needed:  # or installed before there was this extra
         needed = [f"{Path(__file__).resolve().parents[2]}[{extra}]"]
     return "pip install " + " ".join(f"'{requirement}'" for requirement in needed)
 

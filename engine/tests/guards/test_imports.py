@@ -44,14 +44,18 @@ ARROWS = {
     "data": "errors",
     "jobs": f"errors {DOORS}",
     "lightning": f"helper_process remote writing account store policy jobs data targets {LEAVES} {DOORS}",
-    "wandb": f"uploads store {LEAVES} {DOORS}",
+    "trackers": f"uploads store {LEAVES} {DOORS}",
+    "wandb": f"trackers uploads store {LEAVES} {DOORS}",
+    "mlflow": f"extras trackers uploads store {LEAVES} {DOORS}",
+    "trackio": f"extras trackers store {LEAVES} {DOORS}",
     "remote": f"uploads extras store policy {LEAVES} {DOORS}",
     "runs": f"remote store account jobs {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
-    "cli": f"streams extras study runs wandb remote uploads writing store policy account jobs {LEAVES} {DOORS}",
+    "cli": "streams extras study runs wandb trackers remote uploads writing store policy account jobs "
+    f"{LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": "streams extras testing lightning wandb remote jobs runs data store account policy writing targets "
-    f"whitelist {LEAVES} {DOORS}",
+    "hydra": "streams extras testing lightning wandb trackers remote jobs runs data store account policy writing "
+    f"targets whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {
@@ -99,7 +103,10 @@ EXTERNAL = {
     "data": "lightning numpy torch",
     "jobs": "",
     "lightning": "lightning numpy torch torchmetrics",
+    "trackers": "lightning",
     "wandb": "lightning torch wandb yaml",
+    "mlflow": "lightning mlflow",
+    "trackio": "huggingface_hub lightning trackio",
     "remote": "boto3 botocore obstore",
     "runs": "rich yaml",
     "study": "matplotlib rich yaml",
@@ -108,7 +115,10 @@ EXTERNAL = {
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
 }
 """The packages of others that each room may import."""
-EXTRAS = {"dotenv", "hydra", "hydra_plugins", "matplotlib", "obstore", "omegaconf", "submitit", "wandb"}
+EXTRAS = {
+    *("dotenv", "huggingface_hub", "hydra", "hydra_plugins", "matplotlib", "mlflow", "obstore", "omegaconf"),
+    *("submitit", "trackio", "wandb"),
+}
 """Packages that only an extra installs."""
 USED_IF_THERE = {"boto3", "botocore"}
 """Packages that are used where the user has installed them."""
@@ -291,9 +301,9 @@ def test_only_the_boundary_knows_private_names(path):
     assert list(private_uses(path)) == []
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if _unit(p) != "wandb"], ids=_relative)
-def test_only_one_room_imports_wandb(path):
-    assert [name for name in imports(path) if name.split(".")[0] == "wandb"] == []
+@pytest.mark.parametrize("client", ["mlflow", "trackio", "wandb"])
+def test_only_one_room_imports_the_client_of_a_tracker(client):
+    assert {_unit(path) for path in MODULES for name in imports(path) if name.split(".")[0] == client} == {client}
 
 
 def test_only_one_module_imports_the_client_of_object_stores():

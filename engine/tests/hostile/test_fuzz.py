@@ -35,10 +35,10 @@ from cairn.store.catalog import Catalog
 from cairn.store.claim import Owner
 from cairn.store.hangs import Hang
 from cairn.study import reading
+from cairn.trackers.lines import read as read_history
 from cairn.types import Position, Saved
 from cairn.uploads.outbox import Outbox
 from cairn.wandb import notes
-from cairn.wandb.history import read as read_history
 from cairn.wandb.sync import read_run
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from cairn.jobs.signals import STOP_SIGNALS
+from cairn.trackers.logger import RowLogger
 
 
 class RecordBatches(Callback):
@@ -45,8 +47,9 @@ class KillAt(Callback):
     """Kills its own process (-9) at a chosen system call of a save, or inside a validation.
 
     CAIRN_TEST_KILL is `fsync:N` (before the N-th fsync of this process), `replace:N` (before the N-th rename of a
-    checkpoint file), `unlink:N`, `validation:N` (at the N-th validation batch), `batch:N` (before the N-th batch), or
-    `setup:1`. `validation:N@1` kills rank 1 only.
+    checkpoint file), `unlink:N`, `validation:N` (at the N-th validation batch), `batch:N` (before the N-th batch),
+    `sent:N` (the same, when MLflow, Trackio and TensorBoard have all rows so far), or `setup:1`. `validation:N@1` kills
+    rank 1 only.
     """
 
     def __init__(self) -> None:
@@ -60,8 +63,14 @@ class KillAt(Callback):
         if self.what == "setup":
             self._count()
 
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        if self.what == "batch":
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.what == "sent" and self.left == 1:
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.flush()
+                elif isinstance(logger, RowLogger):
+                    assert logger.connected(300)
+        if self.what in ("batch", "sent"):
             self._count()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -227,6 +227,7 @@ class CheckRunDirectory(Callback):
         global _written_by_hydra
         if why := mirrored_run.why_refused(partial(OmegaConf.select, config, throw_on_resolution_failure=False)):
             checks.refuse(why)
+        checks.no_secrets(config)
         run = RunDirectory(Path(unliteral(str(config.hydra.run.dir))))
         checks.directory(Path(config.hydra.run.dir), "hydra.run.dir")
         # Hydra opens these by their names. A link would let it write to the file behind it.
@@ -250,6 +251,7 @@ class CheckRunDirectory(Callback):
         """Check the launcher and the directory of a sweep."""
         if str(config.hydra.launcher.get("_target_")).startswith(plugins.LAUNCHERS) and not plugins.is_installed():
             checks.refuse(f"this hydra/launcher needs more packages: {extras.how_to_install('slurm')}")
+        checks.no_secrets(config)
         sweep = Path(config.hydra.sweep.dir)
         checks.directory(sweep, "hydra.sweep.dir")
         checks.files([sweep / "multirun.yaml"], [])

@@ -264,7 +264,7 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def _environment_restored() -> Iterator[None]:
-    """Remove what DDP and W&B leave in the process: the next job of a sweep may run in it."""
+    """Remove what DDP and trackers leave in the process: the next job of a sweep may run in it."""
     before = dict(os.environ)
     try:
         yield
@@ -272,6 +272,6 @@ def _environment_restored() -> Iterator[None]:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         names = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"}
-        names |= {name for name in os.environ if name.startswith("WANDB_")}
+        names |= {name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_"))}
         for name in names:
             os.environ.pop(name, None) if name not in before else os.environ.update({name: before[name]})

@@ -1,0 +1,57 @@
+"""The id of a run for a tracker, the same after a resume: given, in a file of the run, or in a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cairn import opening, records
+from cairn.records import RecordError
+from cairn.store import disk
+
+log = logging.getLogger(__name__)
+
+
+class Identity:
+    """The id of a run.
+
+    Args:
+        folder: Folder of our own files about the tracker, in the directory of the run.
+        given: The id; None: it is chosen at the first start, and kept in the folder.
+    """
+
+    def __init__(self, folder: Path, given: str | None) -> None:
+        self._path = folder / "run.json"
+        self._id = given or ""
+        self._of_checkpoint = ""
+
+    @property
+    def id(self) -> str:
+        """The id."""
+        if not self._id:
+            self._id = self._of_checkpoint or _read(self._path) or uuid.uuid4().hex
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                disk.put(self._path, json.dumps({"id": self._id}).encode())
+            except OSError as error:
+                log.error(
+                    "Could not write %s (%s): without a checkpoint, the run begins as another one.",
+                    *(self._path, error),
+                )
+        return self._id
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take the id that a checkpoint holds, unless one is given."""
+        self._of_checkpoint = str(state.get("id", ""))
+
+
+def _read(path: Path) -> str:
+    try:
+        found = records.parse(opening.read_bytes(path))
+    except (OSError, RecordError):
+        return ""
+    return str(found.get("id", "")) if isinstance(found, dict) else ""
