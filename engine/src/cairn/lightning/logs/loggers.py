@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -105,7 +105,7 @@ def _has_state(logger: Any) -> bool:
     return hasattr(logger, "state_dict") and hasattr(logger, "load_state_dict")
 
 
-def _is_tensorboard(logger: Any) -> bool:
+def _is_tensorboard(logger: Any) -> TypeGuard[TensorBoardLogger]:
     return isinstance(logger, TensorBoardLogger) and not hasattr(logger, "state_dict")
 
 
