@@ -32,7 +32,13 @@ def connect(uri: str) -> Any:
     """Return a client. A database of SQLite is created if it is missing."""
     for name in ("mlflow", "alembic"):  # their INFO is about tables of the database
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").addFilter(_is_not_about_a_retry)
     return MlflowClient(uri)
+
+
+def _is_not_about_a_retry(record: logging.LogRecord) -> bool:
+    """Whether a message is none of those about MLflow's server, which would come with each attempt."""
+    return not (str(record.msg).startswith("Retrying") and "/mlflow" in record.getMessage())
 
 
 def experiment(client: Any, name: str, location: str | None) -> str:

@@ -7,6 +7,7 @@ import os
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the address may hold a password
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # The thread that calls the client tries again by itself, and the end of a run waits for it.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",

@@ -133,6 +133,8 @@ def parse(cfg: DictConfig) -> Settings:
     for name, node in settings.callbacks.items():
         target_name(f"callbacks.{name}", node)
     tracker_settings.check_addresses(settings.loggers)
+    if settings.train:
+        tracker_settings.check_installed(settings.loggers)
     for name, node in settings.loggers.items():
         _check_logger(f"logger.{name}", node, settings.task_name)
     _check_together(settings)

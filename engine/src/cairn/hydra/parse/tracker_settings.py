@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.hydra.parse import wandb_settings
+from cairn.mlflow import target as mlflow
 from cairn.store.listener import Listener
 from cairn.trackers.secrets import SECRET, keys_with_secrets
+from cairn.trackio import target as trackio
+
+_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
+    "cairn.mlflow.MLFlowLogger": lambda node: mlflow.target(node.get("tracking_uri"), Path()),
+    "cairn.trackio.TrackioLogger": lambda node: trackio.target(node.get("server_url"), None, Path()),
+}
+"""What the constructors of our loggers check first."""
 
 
 def check_addresses(loggers: Mapping[str, Any]) -> None:
@@ -27,6 +35,24 @@ def check_addresses(loggers: Mapping[str, Any]) -> None:
         plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
         for key in keys_with_secrets(plain, f"logger.{name}"):
             raise ConfigError(SECRET.format(key=key))
+
+
+def check_installed(loggers: Mapping[str, Any]) -> None:
+    """Check that the packages of MLflow and Trackio are installed, before anything is recorded.
+
+    Args:
+        loggers: Nodes of the loggers, by name.
+
+    Raises:
+        ConfigError: One is missing.
+    """
+    for name, node in loggers.items():
+        check = _CHECKS.get(str(node.get("_target_"))) if isinstance(node, Mapping) else None
+        if check is not None:
+            try:
+                check(node)
+            except ConfigError as error:
+                raise ConfigError(f"logger.{name}: {error}") from error
 
 
 def logger_arguments(node: DictConfig, target: Any, run: Path, run_id: str) -> dict[str, Any]:
