@@ -54,8 +54,8 @@ ARROWS = {
     "cli": "streams extras study runs wandb trackers remote uploads writing store policy account jobs "
     f"{LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": "streams extras testing lightning wandb mlflow trackio trackers remote jobs runs data store account policy "
-    f"writing targets whitelist {LEAVES} {DOORS}",
+    "hydra": "streams extras testing lightning wandb mlflow trackio trackers remote jobs runs data store account "
+    f"policy writing targets whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {

@@ -9,6 +9,7 @@ import pytest
 import cairn.mlflow
 from cairn.mlflow.store import MLFlowStore, RunName, metric_name
 from cairn.mlflow.target import Target
+from cairn.store import disk
 
 COLUMNS = "key TEXT, value REAL, timestamp INTEGER, run_uuid TEXT, step INTEGER, is_nan INTEGER"
 
@@ -17,6 +18,7 @@ class Calls:
     """What `cairn.mlflow.client` does, on tables like MLflow's."""
 
     def __init__(self, path):
+        self.path, self.was_locked = path, False
         self.database = sqlite3.connect(path)
         self.database.execute(f"CREATE TABLE metrics ({COLUMNS})")
         self.database.execute(f"CREATE TABLE latest_metrics ({COLUMNS})")
@@ -24,6 +26,7 @@ class Calls:
         self.num_requests = 0
 
     def connect(self, uri):
+        self.was_locked = disk.is_locked(self.path.parent)
         return "client"
 
     def experiment(self, client, name, location):
@@ -115,6 +118,13 @@ def test_what_did_not_arrive_is_sent_and_what_did_is_not(tmp_path, calls):
     second.send(lacking)
     assert len(calls.rows()) == 6
     assert len(set(calls.rows())) == 6
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_one_run_at_a_time_opens_a_database_which_may_be_new(tmp_path, calls, is_local):
+    store(tmp_path, is_local)
+    assert calls.was_locked == is_local
+    assert not disk.is_locked(tmp_path)
 
 
 @pytest.mark.parametrize("num_resumes", [1, 3])

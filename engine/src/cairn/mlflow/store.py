@@ -11,11 +11,13 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from cairn.mlflow import environment
 from cairn.mlflow.target import Target
+from cairn.store import disk
 from cairn.trackers.lines import STEP, TIME, Row
 
 log = logging.getLogger(__name__)
@@ -63,10 +65,23 @@ class MLFlowStore:
             environment.prepare()
             from cairn.mlflow import client as calls  # it imports mlflow, which takes a second
 
-            named, client = self._named(), calls.connect(self.target.uri)
-            experiment = calls.experiment(client, named.experiment, self.target.artifacts)
-            run = calls.run(client, experiment, named.id, named.name, named.tags)
+            with self._alone():
+                named, client = self._named(), calls.connect(self.target.uri)
+                experiment = calls.experiment(client, named.experiment, self.target.artifacts)
+                run = calls.run(client, experiment, named.id, named.name, named.tags)
             self.run_id, self.artifact_uri, self.client = run.info.run_id, run.info.artifact_uri, client
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let other runs wait: MLflow makes the tables of a new SQLite file twice if two of its clients open it."""
+        database = self.target.database
+        if database is None:
+            yield
+            return
+        folder = database.absolute().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with disk.locked(folder):
+            yield
 
     def match(self, rows: Sequence[Row], names: Collection[str]) -> list[Row]:
         """See `Store`."""
