@@ -138,11 +138,14 @@ def test_each_checkpoint_is_an_artifact_until_retention_deletes_it(tmp_path, uri
 
     again = Artifacts(logger, run_directory=tmp_path)  # a resume uploads nothing twice, and deletes what was deleted
     (root / first.name[:-5] / NOTE).unlink()  # as if its upload had been killed
+    (root / "epoch_007_batch_000001").mkdir()  # as if its deletion had been
+    (root / "epoch_007_batch_000001" / "epoch_007_batch_000001.ckpt").write_bytes(b"x")
+    (root / "of the user").mkdir()
     listener.deleting([shards.name])
     delete_checkpoint(folder, shards.name)
     again.opened(folder, [first], {names.LAST: first.name, names.BEST: first.name}, [])
     again.close(True, LIMIT_S)
-    assert sorted(path.name for path in root.iterdir()) == [first.name[:-5]]
+    assert sorted(path.name for path in root.iterdir()) == [first.name[:-5], "of the user"]
     assert (root / first.name[:-5] / NOTE).is_file()
     logger.close("finished", LIMIT_S)
 

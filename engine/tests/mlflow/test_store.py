@@ -1,5 +1,6 @@
 """What MLflow has of the rows of a run, on a stand-in for its client: in SQLite, and on a server."""
 
+import posixpath
 import sqlite3
 import sys
 from types import SimpleNamespace
@@ -161,6 +162,11 @@ def test_names_become_those_that_mlflow_accepts():
         "p_iv_",
         "p_0_",
     ]
+    for name in ("/a//b/", "./a/../b", "", ".", "..", "/", "x" * 300, f"{'x' * 249}/y"):
+        made = metric_name(name)
+        assert made == posixpath.normpath(made)
+        assert not made.startswith(("/", ".."))
+        assert 0 < len(made) <= 250
 
 
 def test_text_is_left_out_and_a_row_without_a_step_has_step_0(tmp_path, calls):

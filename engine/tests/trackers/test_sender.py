@@ -142,6 +142,27 @@ def test_many_rows_are_sent_in_parts(sender, store, journal, monkeypatch):
     assert max(parts) <= 3
 
 
+def test_a_configuration_that_is_refused_is_named_once_and_delays_no_row(sender, store, journal, monkeypatch, caplog):
+    tried = []
+
+    def refuse(config):
+        tried.append(config)
+        raise ValueError("a value is too long")
+
+    monkeypatch.setattr(store, "configure", refuse)
+    sender.configure({"seed": 3})
+    for step in range(6):
+        add(journal, step)
+        journal.keep()
+        assert sender.flush(LIMIT_S)
+    assert steps(store) == list(range(6))
+    assert len(tried) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "It: could not store the configuration of the run (a value is too long). Training continues; this message is "
+        "logged once."
+    ]
+
+
 def test_the_configuration_is_sent_also_if_the_tracker_is_reached_later(sender, store, journal):
     store.fails = 1
     sender.configure({"seed": 3, "model": {"width": 8}})

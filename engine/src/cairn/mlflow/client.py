@@ -15,8 +15,8 @@ RUN = "cairn.run"
 """Tag with the id of a run, by which a resume finds it again."""
 _MOST_METRICS, _MOST_PARAMS = 1000, 100
 """Limits of one request."""
-_LONGEST_PARAM, _LONGEST_TAG = 6000, 5000
-"""Limits for a value, in characters."""
+_LONGEST_KEY, _LONGEST_PARAM, _LONGEST_TAG = 250, 6000, 5000
+"""Limits for the key of a tag, and for values, in characters."""
 
 
 class Point(NamedTuple):
@@ -104,7 +104,7 @@ def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
     for begin in range(0, len(new), _MOST_PARAMS):
         client.log_batch(run_id, params=new[begin : begin + _MOST_PARAMS], synchronous=True)
     changed = {key: value for key, value in params.items() if there.get(key, value) != value}
-    tags = [RunTag(f"changed.{key}", value[:_LONGEST_TAG]) for key, value in changed.items()]
+    tags = [RunTag(f"changed.{key}"[:_LONGEST_KEY], value[:_LONGEST_TAG]) for key, value in changed.items()]
     for begin in range(0, len(tags), _MOST_PARAMS):
         client.log_batch(run_id, tags=tags[begin : begin + _MOST_PARAMS], synchronous=True)
 

@@ -16,6 +16,7 @@ from cairn import records
 from cairn.mlflow.files import ArtifactFiles, ClientFiles, LocalFiles, local_path
 from cairn.mlflow.store import MLFlowStore
 from cairn.records import RecordError
+from cairn.store import names
 from cairn.trackers.plan import BEST, FINAL, LATEST, Version, step_alias
 from cairn.trackers.remote import NOTE, Location, existing, files_of, metadata, sources
 from cairn.types import Saved
@@ -46,7 +47,9 @@ class MLFlowRemote:
         for folder in files.folders():
             note = _note(files, folder)
             name = str(note.get("name"))
-            if note and Path(name).stem == folder:
+            if not note and names.parse_name(f"{folder}.ckpt") is not None:  # a kill has left a part of it
+                files.delete(folder)
+            elif note and Path(name).stem == folder:
                 tagged = frozenset(alias for alias, of in aliases.items() if of == name)
                 own = {step_alias(int(note.get("global_step", 0)))}
                 found.append(Version(folder, name, str(note.get("digest")), tagged | own, has_bytes=None))

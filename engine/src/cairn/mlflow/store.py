@@ -23,6 +23,8 @@ from cairn.trackers.lines import STEP, TIME, Row
 log = logging.getLogger(__name__)
 
 _STATUSES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_LONGEST_NAME = 250
+"""In characters."""
 _COSTS = "checkpoint/"
 """Metrics of saves, which differ between equal runs."""
 
@@ -137,8 +139,12 @@ class MLFlowStore:
 
 
 def metric_name(name: str) -> str:
-    """A name as MLflow accepts it: other characters than letters, digits and `_/. -` become `_`."""
-    return re.sub(r"[^\w/. -]", "_", name, flags=re.ASCII)
+    """A name as MLflow accepts it, which would otherwise refuse all rows that come with it.
+
+    Other characters than letters, digits and `_/. -` become `_`, and parts that a path would not have are left out.
+    """
+    parts = re.sub(r"[^\w/. -]", "_", name, flags=re.ASCII).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))[:_LONGEST_NAME].rstrip("/") or "_"
 
 
 def _points(row: Row) -> Iterator[tuple[str, tuple[str, int, int, float]]]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
 from cairn import opening, records
 from cairn.records import RecordError
 from cairn.store import disk
@@ -34,6 +36,8 @@ class Identity:
         """The id."""
         if not self._id:
             self._id = self._of_checkpoint or _read(self._path) or uuid.uuid4().hex
+            if rank_zero_only.rank != 0:  # other ranks send nothing
+                return self._id
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 disk.put(self._path, json.dumps({"id": self._id}).encode())

@@ -20,6 +20,8 @@ from cairn.uploads.thread import WakingThread
 
 _MOST_ROWS = 500
 """Rows in one request."""
+_MOST_REFUSED = 3
+"""Attempts to store a configuration that a tracker refuses, while it accepts rows."""
 _RETRY_S, _RETRY_MOST_S = 5.0, 300.0
 _ROWS, _FLUSH, _END = "rows", "flush", "end"
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class Sender:
         self._names: set[str] = set()
         self._offset, self._cuts, self._is_matched = 0, 0, False
         self._config: Mapping[str, Any] | None = None
+        self._num_refused = 0
         self._status = ""
         self._num_asked = self._num_answered = 0
         self._is_done = True
@@ -154,9 +157,12 @@ class Sender:
     def _attempt(self) -> bool:
         try:
             self._store.connect()
-            self._send_config()
+            refused = self._send_config()
             while not self._send_rows():
                 pass
+            if refused:  # and the rows were not, so that the tracker was reached
+                self._num_refused += 1
+                self._errors.log("configuration", f"could not store the configuration of the run ({refused})")
             if status := self._status:
                 self._store.end(status)
                 self._status = ""
@@ -166,13 +172,19 @@ class Sender:
             return False
         return True
 
-    def _send_config(self) -> None:
+    def _send_config(self) -> str:
+        """Store the configuration; returns why that has failed. It must not keep rows from being sent."""
         with self._lock:
             config = self._config
-        if config is not None:
+        if config is None or self._num_refused >= _MOST_REFUSED:
+            return ""
+        try:
             self._store.configure(config)
-            with self._lock:
-                self._config = None if self._config is config else self._config
+        except Exception as error:
+            return self._describe(error) or type(error).__name__
+        with self._lock:
+            self._config = None if self._config is config else self._config
+        return ""
 
     def _send_rows(self) -> bool:
         """Send one part of the journal; returns whether it was the last one."""

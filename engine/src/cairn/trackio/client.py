@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypedDict
 from huggingface_hub.utils import get_token
 from trackio.remote_client import RemoteClient
 from trackio.sqlite_storage import SQLiteStorage
-from trackio.utils import parse_trackio_server_url
+from trackio.utils import parse_trackio_server_url, serialize_values
 
 from cairn.trackio.store import OWN
 
@@ -118,8 +118,12 @@ class Server:
 
     def log(self, entries: Sequence[Entry]) -> None:
         """See `Calls`."""
-        self._client.predict(api_name="/bulk_log", logs=list(entries), hf_token=self._token)
+        # JSON has no NaN and no infinity.
+        plain = [{**entry, "metrics": serialize_values(entry["metrics"])} for entry in entries]
+        plain = [{**entry, "config": serialize_values(entry["config"])} for entry in plain]
+        self._client.predict(api_name="/bulk_log", logs=plain, hf_token=self._token)
 
     def log_artifact(self, **facts: Any) -> None:
         """See `Calls`."""
+        facts["metadata"] = serialize_values(facts["metadata"])
         self._client.predict(api_name="/artifact_log", type=_MODEL, description=None, hf_token=self._token, **facts)

@@ -65,6 +65,13 @@ def test_id_and_name_come_from_the_run_unless_they_are_set():
     assert tracker_settings.logger_arguments(nodes(), lambda: None, run, "abc") == {}
 
 
+def test_two_loggers_with_the_same_journal_are_refused(tmp_path):
+    one, other = SimpleNamespace(folder=tmp_path / "mlflow"), SimpleNamespace(folder=tmp_path / "trackio")
+    tracker_settings.check_distinct({"a": one, "b": other, "csv": object()})
+    with pytest.raises(ConfigError, match=r"^logger\.a and logger\.c would write to the same files in "):
+        tracker_settings.check_distinct({"a": one, "b": other, "c": SimpleNamespace(folder=tmp_path / "mlflow")})
+
+
 class Logger(MLFlowLogger):
     def __init__(self):
         self.asked = []

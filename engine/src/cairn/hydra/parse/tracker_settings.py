@@ -78,6 +78,25 @@ def logger_arguments(node: DictConfig, target: Any, run: Path, run_id: str) -> d
     return found
 
 
+def check_distinct(loggers: Mapping[str, Any]) -> None:
+    """Check that no two loggers have the same journal.
+
+    Args:
+        loggers: The loggers, by name.
+
+    Raises:
+        ConfigError: Two have.
+    """
+    seen: dict[Path, str] = {}
+    for name, logger in loggers.items():
+        folder = getattr(logger, "folder", None)
+        if isinstance(folder, Path) and (other := seen.setdefault(folder, name)) != name:
+            raise ConfigError(
+                f"logger.{other} and logger.{name} would write to the same files in {folder}: give one of them another "
+                f"save_dir, such as save_dir=${{paths.output_dir}}/{name}."
+            )
+
+
 def listeners(cfg: DictConfig, loggers: Sequence[Any], run: Path, facts: Mapping[str, Any]) -> list[Listener]:
     """Return the listeners that upload checkpoints to MLflow and Trackio, if the run has such loggers.
 

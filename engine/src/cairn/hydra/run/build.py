@@ -185,6 +185,7 @@ def loggers(start: Start) -> list[Logger]:
         built.append(build_object(f"logger.{name}", node, **more))
         if isinstance(built[-1], RowLogger):
             built[-1].is_closed_by_run = True
+    tracker_settings.check_distinct(dict(zip(start.settings.loggers, built, strict=True)))
     return built
 
 
