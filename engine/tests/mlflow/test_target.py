@@ -1,7 +1,9 @@
 """Where MLflow keeps a run, and what is refused before anything is written."""
 
+import copy
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +37,21 @@ def test_a_relative_file_is_a_database(monkeypatch, tmp_path):
     assert target("sqlite:///runs.db", Path("unused")).database == Path("runs.db")
     assert target("sqlite:///runs.db", Path("unused")).artifacts == (tmp_path / "artifacts").as_uri()
     assert target("sqlite://", Path("unused")).database is None
+
+
+def test_asking_for_the_client_does_not_wait_for_mlflow(tmp_path, monkeypatch):
+    logger = MLFlowLogger(tmp_path)
+    waited = []
+    monkeypatch.setattr(logger, "connected", lambda limit_s: waited.append(limit_s))
+    client = logger.experiment  # as Lightning does when a fit begins
+    copy.copy(client)
+    assert waited == []
+    assert client.log_text("run", "hello", "file.txt") is None, "MLflow was not reached"
+    assert client.log_text("run", "hello", "file.txt") is None
+    assert logger.run_id == ""
+    assert waited == [30.0], "once: a server that is dead must not stop the training"
+    logger.store.client = SimpleNamespace(log_text=lambda *arguments: arguments)
+    assert client.log_text("run", "hello") == ("run", "hello")
 
 
 def test_a_password_in_the_configuration_is_refused_and_not_repeated(tmp_path):

@@ -51,7 +51,7 @@ class MLFlowLogger(RowLogger):
         tags: Mapping[str, str] | Sequence[str] | str = (),
         prefix: str = "",
     ) -> None:
-        folder = Path(save_dir) / "mlflow"
+        folder, self._may_wait = Path(save_dir) / "mlflow", True
         self._experiment_name, self._run_name, self._tags = experiment, name, _as_tags(tags)
         self._identity = Identity(folder, id)
         self.store = MLFlowStore(target(tracking_uri, Path(store_dir) if store_dir else folder), self._named)
@@ -71,17 +71,21 @@ class MLFlowLogger(RowLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """MLflow's client; one that does nothing if MLflow is not reached within half a minute."""
-        return self.store.client if self._is_connected else DummyExperiment()
+        """MLflow's client. Its first use waits half a minute for MLflow; until it is reached, calls do nothing."""
+        return _Client(self)
 
     @property
     def run_id(self) -> str:
         """MLflow's id of the run, for calls of `experiment`; empty if MLflow is not reached."""
-        return self.store.run_id if self._is_connected else ""
+        return self.store.run_id if self.is_connected else ""
 
     @property
-    def _is_connected(self) -> bool:
-        return self.store.client is not None or (self.connected(_CONNECT_S) and self.store.client is not None)
+    def is_connected(self) -> bool:
+        """Whether MLflow is reached. The first time, this waits half a minute for it."""
+        if self.store.client is None and self._may_wait:
+            self._may_wait = False
+            self.connected(_CONNECT_S)
+        return self.store.client is not None
 
     def listener(self, settings: ArtifactSettings, run: Path, facts: Mapping[str, Any]) -> Listener:
         from cairn.mlflow.artifacts import Artifacts
@@ -94,6 +98,18 @@ class MLFlowLogger(RowLogger):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._identity.load(state)
         super().load_state_dict(state)
+
+
+class _Client:
+    """MLflow's client when it is used. Lightning asks for the `experiment` of each logger when a fit begins."""
+
+    def __init__(self, logger: MLFlowLogger) -> None:
+        self._logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._logger.store.client if self._logger.is_connected else DummyExperiment(), name)
 
 
 def _as_tags(tags: Mapping[str, str] | Sequence[str] | str) -> dict[str, str]:
