@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from cairn.errors import ConfigError
 from cairn.trackers.identity import Identity
 
 
@@ -37,9 +39,17 @@ def test_other_ranks_write_nothing(tmp_path, monkeypatch):
 
 def test_a_damaged_file_means_another_id(tmp_path):
     (tmp_path / "it").mkdir()
-    for content in ("", "{", "[1]", '"abc"', json.dumps({"other": 1})):
+    for content in ("", "{", "[1]", '"abc"', json.dumps({"other": 1}), json.dumps({"id": "a' or '1"})):
         (tmp_path / "it" / "run.json").write_text(content)
         assert len(Identity(tmp_path / "it", None).id) == 32
+
+
+def test_an_id_that_is_more_than_a_name_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="id=\"a' or '1\" must have letters"):
+        Identity(tmp_path / "it", "a' or '1")
+    made = Identity(tmp_path / "it", None)
+    made.load({"id": "a' or '1"})
+    assert len(made.id) == 32
 
 
 def test_a_folder_that_cannot_be_written_is_named_once(tmp_path, caplog):

@@ -116,6 +116,14 @@ def test_rows_before_the_training_stay_in_a_new_run_and_go_in_a_resumed_one(tmp_
     assert values(store.rows) == [(0, {"val/loss": 5.0}), (1, {"loss": 0.5}), (2, {"loss": 1 / 3})]
 
 
+def test_without_a_checkpointer_rows_are_sent_during_the_training_as_well(tmp_path, store):
+    logger = Logger(tmp_path / "it", store)
+    log(logger, *range(150))
+    assert logger.connected(LIMIT_S)
+    assert steps(store) == list(range(150))
+    logger.finalize("success")
+
+
 def test_a_position_that_is_given_twice_removes_what_was_logged_in_between(tmp_path, store):
     first = start(tmp_path, store)
     log(first, 0)

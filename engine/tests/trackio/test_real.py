@@ -99,7 +99,7 @@ def test_a_server_that_is_dead_stops_nothing_and_is_named_once(tmp_path, storage
         listener.close(True, LIMIT_S)
         logger.close("finished", LIMIT_S)
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("cairn")]
-    assert sum("Trackio: could not be reached" in text for text in messages) == 1
+    assert sum("Trackio: could not send rows" in text for text in messages) == 1
     assert any("Trackio does not have all checkpoints" in text for text in messages)
     assert any("Trackio does not have all rows of this run" in text for text in messages)
     assert "geheim" not in caplog.text

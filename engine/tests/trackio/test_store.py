@@ -100,7 +100,7 @@ def test_rows_of_others_stay(tmp_path, calls):
 
 def test_a_row_has_its_run_time_step_and_reserved_names_in_other_words(tmp_path, calls):
     made = store(tmp_path, calls)
-    made.configure({"seed": 1, "_private": 2})
+    made.configure({"seed": 1, "_private": 2, "net": {"act": tuple, "sizes": (1, 2)}})
     made.send([{"time": 3.0, "val/loss": 1.0, "trainer/global_step": 7, "_timestamp": 0.0}, *rows(8)])
     first, second = calls.sent
     assert (first["project"], first["run"], first["run_id"], first["step"]) == ("p", "a run", "x", 7)
@@ -111,6 +111,7 @@ def test_a_row_has_its_run_time_step_and_reserved_names_in_other_words(tmp_path,
         "private": 2,
         "_Group": "g",
     }
+    assert first["config"]["net"] == {"act": "<class 'tuple'>", "sizes": [1, 2]}
     assert second["config"] is None
     made.send(rows(9))
     assert calls.sent[-1]["config"] is None

@@ -22,6 +22,8 @@ from cairn.uploads.once import ErrorsOnce
 
 log = logging.getLogger(__name__)
 
+_MOST_EARLY = 100
+"""Rows from which on training must have begun: without a `Checkpointer`, the logger is not informed of that."""
 _FINALIZE_S = 10.0
 """Time that the end of a fit or a test waits for a tracker outside of a Hydra run, in seconds."""
 _STATUSES = {"success": "finished", "finished": "finished", "failed": "failed", "interrupted": "stopped"}
@@ -67,7 +69,7 @@ class RowLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         named = {f"{self._prefix}/{name}" if self._prefix else name: number(value) for name, value in metrics.items()}
         row = plain({**named, TIME: time.time(), **({} if step is None else {STEP: step})})
-        if not self._has_begun and self._position is None:
+        if not self._has_begun and self._position is None and len(self._early) < _MOST_EARLY:
             self._early.append(row)
             return
         self.training_begins()

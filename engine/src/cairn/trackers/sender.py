@@ -168,7 +168,7 @@ class Sender:
                 self._status = ""
         except Exception as error:
             self._is_matched = False  # some of the last rows may have arrived
-            self._errors.log("rows", f"could not be reached ({self._describe(error)})")
+            self._errors.log("rows", f"could not send rows, which are sent later ({self._describe(error)})")
             return False
         return True
 

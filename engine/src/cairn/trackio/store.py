@@ -105,7 +105,7 @@ class TrackioStore:
         """See `Store`. Trackio takes it with the next row."""
         named = self.connected()[1]
         own = {"_Group": named.group, "_Created": datetime.now(UTC).isoformat()}
-        self._config = {**{key.lstrip("_"): value for key, value in config.items()}, **own}
+        self._config = {**{key.lstrip("_"): _plain(value) for key, value in config.items()}, **own}
 
     def end(self, status: str) -> None:
         """See `Store`. Trackio does not know how a run has ended."""
@@ -125,6 +125,15 @@ class TrackioStore:
 
 def _metric_name(name: str) -> str:
     return f"__{name}" if name in _RESERVED or name.startswith("__") else name
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; any object as its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _timestamp(row: Row) -> str:
