@@ -70,8 +70,8 @@ def test_a_tracker_that_fails_is_logged_once_and_gets_each_row_once(
     assert results == [False] * num_failures + [True]
     assert steps(store) == [0, 1, 2, 3]
     assert [record.getMessage() for record in caplog.records] == [
-        "It: could not send rows, which are sent later (https://***@host/api refused). Training continues; this message "
-        "is logged once."
+        "It: could not send rows, which are sent later (https://***@host/api refused). Training continues; this "
+        "message is logged once."
     ]
 
 
