@@ -1,6 +1,7 @@
 """The real storage of Trackio on this machine: rows, configuration, and checkpoints as versions of an artifact."""
 
 import logging
+import os
 
 import pytest
 from tests.support.shards import commit_shards
@@ -85,6 +86,16 @@ def test_each_checkpoint_is_a_version_that_refers_to_its_file(tmp_path, storage)
     assert {item["path"] for item in newest["manifest"]} == {f"{shards.name}/{s.name}" for s in shards.shards}
     assert "latest" in newest["aliases"]
     logger.close("finished", LIMIT_S)
+
+
+def test_a_second_folder_in_one_process_is_named(tmp_path, storage, monkeypatch, caplog):
+    monkeypatch.delenv("TRACKIO_DIR")
+    logger = begin(tmp_path, store_dir=tmp_path / "mine")
+    log(logger, 0)
+    logger.close("finished", LIMIT_S)
+    assert "TRACKIO_DIR" not in os.environ
+    assert caplog.text.count("Trackio keeps all rows of a process in one folder") == 1
+    assert len(storage.get_logs("digits/cnn", "a run", run_id=logger.version)) == 1
 
 
 def test_a_server_that_is_dead_stops_nothing_and_is_named_once(tmp_path, storage, monkeypatch, caplog):

@@ -40,7 +40,7 @@ class Calls:
 def calls(request, monkeypatch):
     fake = Calls(request.param)
     module = type(sys)("cairn.trackio.client")
-    module.Local, module.Server = (lambda: fake), (lambda space_id, url: fake)
+    module.Local, module.Server = (lambda folder: fake), (lambda space_id, url: fake)
     monkeypatch.setitem(sys.modules, "cairn.trackio.client", module)
     monkeypatch.setattr(cairn.trackio, "client", module, raising=False)
     for name in ("TRACKIO_DIR", "TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID"):

@@ -45,7 +45,7 @@ class Identity:
         """The id."""
         if not self._id:
             self._id = self._of_checkpoint or _read(self._path) or uuid.uuid4().hex
-            if rank_zero_only.rank != 0:  # other ranks send nothing
+            if getattr(rank_zero_only, "rank", 0) != 0:  # other ranks send nothing
                 return self._id
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,18 +6,22 @@ The calls here are those that they are made of: each row has an id, and one whos
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 from huggingface_hub.utils import get_token
 from trackio.remote_client import RemoteClient
 from trackio.sqlite_storage import SQLiteStorage
-from trackio.utils import parse_trackio_server_url, serialize_values
+from trackio.utils import TRACKIO_DIR, parse_trackio_server_url, serialize_values
 
 from cairn.trackio.store import OWN
+
+log = logging.getLogger(__name__)
 
 _WAIT_S = 30.0
 """Maximum time to wait for other writers."""
@@ -58,7 +62,19 @@ class Calls(Protocol):
 
 
 class Local:
-    """The storage on this machine."""
+    """The storage on this machine.
+
+    Args:
+        folder: The folder that it should have. Trackio has one for all runs of a process: that of the first.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if folder.absolute() != Path(TRACKIO_DIR).absolute():
+            log.warning(
+                "Trackio keeps all rows of a process in one folder, which is %s already: those of this run go there, "
+                "too, and not to %s. Start it in a process of its own, or give both the same store_dir.",
+                *(TRACKIO_DIR, folder),
+            )
 
     def rows(self, project: str, run_id: str) -> dict[str, str] | None:
         """See `Calls`."""

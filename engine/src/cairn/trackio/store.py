@@ -59,11 +59,11 @@ class TrackioStore:
         """See `Store`. May be called on several threads."""
         with self._lock:
             if self._way is None:
-                self.target.prepare()
-                from cairn.trackio.client import Local, Server  # they import trackio, which takes a second
-
                 target = self.target
-                calls = Local() if target.is_local else Server(target.space_id, target.server_url)
+                with target.prepared() as folder:
+                    from cairn.trackio.client import Local, Server  # they import trackio, which takes a second
+
+                calls = Local(folder) if target.is_local else Server(target.space_id, target.server_url)
                 self._way = calls, self._named()
 
     def match(self, rows: Sequence[Row], names: Collection[str]) -> list[Row]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,10 +35,22 @@ class Target:
         """Whether the rows are in SQLite files on this machine."""
         return not self.space_id and not self.server_url
 
-    def prepare(self) -> None:
-        """Let Trackio use the folder. It reads the variable when it is imported; one that the user has set wins."""
-        os.environ.setdefault(_FOLDER, str(self.folder.absolute()))
+    @contextmanager
+    def prepared(self) -> Iterator[Path]:
+        """Let Trackio use the folder while it is imported, which is when it reads the variable.
+
+        Yields:
+            The folder: `TRACKIO_DIR`, if the user has set it.
+        """
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        given = os.environ.get(_FOLDER)
+        folder = Path(given) if given else self.folder.absolute()
+        os.environ[_FOLDER] = str(folder)
+        try:
+            yield folder
+        finally:
+            if given is None:  # the next run in this process may have another folder
+                del os.environ[_FOLDER]
 
 
 def target(server_url: str | None, space_id: str | None, store_dir: Path) -> Target:
