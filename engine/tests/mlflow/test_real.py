@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+from tests.support.daemon import free_ports
 from tests.support.shards import commit_shards
 from tests.support.trackers import MLFLOW, require
 from tests.support.values import commit
@@ -92,7 +93,7 @@ def test_a_run_that_had_ended_is_running_again(tmp_path, uri):
 
 def test_a_tracking_server_that_is_dead_stops_nothing_and_is_named_once(tmp_path, monkeypatch, caplog):
     require("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:geheim@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:geheim@127.0.0.1:{free_ports(1)[0]}")
     logger = begin(tmp_path, None)
     folder = tmp_path / "checkpoints"
     listener = Artifacts(logger, wait_s=60)

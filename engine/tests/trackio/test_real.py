@@ -4,6 +4,7 @@ import logging
 import os
 
 import pytest
+from tests.support.daemon import free_ports
 from tests.support.shards import commit_shards
 from tests.support.trackers import require
 from tests.support.values import commit
@@ -99,7 +100,7 @@ def test_a_second_folder_in_one_process_is_named(tmp_path, storage, monkeypatch,
 
 
 def test_a_server_that_is_dead_stops_nothing_and_is_named_once(tmp_path, storage, monkeypatch, caplog):
-    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://127.0.0.1:9/?write_token=geheim")
+    monkeypatch.setenv("TRACKIO_SERVER_URL", f"http://127.0.0.1:{free_ports(1)[0]}/?write_token=geheim")
     logger, folder = begin(tmp_path), tmp_path / "checkpoints"
     listener = Artifacts(logger, wait_s=60)
     with caplog.at_level(logging.INFO):
