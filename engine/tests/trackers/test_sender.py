@@ -91,6 +91,20 @@ def test_new_rows_alone_do_not_let_a_dead_tracker_be_tried_again(sender, store, 
     assert steps(store) == list(range(100))
 
 
+def test_rows_are_collected_for_a_request(sender, store, journal, monkeypatch):
+    monkeypatch.setattr(sending, "_PACE_S", 1e6)
+    parts, sends = [], store.send
+    monkeypatch.setattr(store, "send", lambda rows: (parts.append(len(rows)), sends(rows)))
+    sender.rewind(lambda: journal.cut(0))
+    for step in range(50):
+        add(journal, step)
+        sender.wake()
+    assert parts == []
+    assert sender.flush(LIMIT_S)
+    assert [number for number in parts if number] == [50]
+    assert steps(store) == list(range(50))
+
+
 def test_a_resume_takes_back_the_rows_after_its_checkpoint_and_nothing_of_others(sender, store, journal):
     sender.rewind(lambda: journal.cut(0))
     add(journal, 0, 1, 2, 3)
@@ -105,6 +119,7 @@ def test_a_resume_takes_back_the_rows_after_its_checkpoint_and_nothing_of_others
 
 
 def test_a_journal_that_is_cut_while_rows_are_sent_is_compared_again(sender, store, journal, monkeypatch):
+    monkeypatch.setattr(sending, "_PACE_S", 0.0)
     sender.rewind(lambda: journal.cut(0))
     add(journal, 0, 1, 2)
     sends, may_end, is_sending = store.send, threading.Event(), threading.Event()

@@ -22,6 +22,8 @@ _MOST_ROWS = 500
 """Rows in one request."""
 _MOST_REFUSED = 3
 """Attempts to store a configuration that a tracker refuses, while it accepts rows."""
+_PACE_S = 1.0
+"""Time in which rows are collected for a request. Requests take Python's lock, which training needs, too."""
 _RETRY_S, _RETRY_MOST_S = 5.0, 300.0
 _ROWS, _FLUSH, _END = "rows", "flush", "end"
 T = TypeVar("T")
@@ -206,7 +208,7 @@ class Sender:
 
 
 def _next(thread: WakingThread, wait_s: float | None) -> set[str]:
-    """Wait for something to do. While a tracker is not reached, new rows alone do not cause an earlier attempt.
+    """Wait for something to do. New rows alone do not cause an attempt before its time.
 
     Args:
         thread: The thread.
@@ -215,9 +217,8 @@ def _next(thread: WakingThread, wait_s: float | None) -> set[str]:
     Returns:
         The reasons.
     """
-    if wait_s is None:
-        return thread.take()
-    until, due = time.monotonic() + wait_s, set[str]()
+    due = thread.take() if wait_s is None else set()
+    until = time.monotonic() + (_PACE_S if wait_s is None else wait_s)
     while not due & {_FLUSH, _END} and (left_s := until - time.monotonic()) > 0:
         due |= thread.take(left_s)
     return due
