@@ -9,8 +9,8 @@ from cairn.known_directory import KnownDirectory
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.runs.directory import RunDirectory
 from cairn.store import names
+from cairn.trackers.lines import Lines
 from cairn.uploads.outbox import Outbox
-from cairn.wandb.history import Lines
 
 
 @pytest.fixture

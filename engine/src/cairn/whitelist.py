@@ -44,7 +44,10 @@ _LIGHTNING = tuple(
     for place in places.split()
 )
 _LIGHTNING_ALONE = tuple(entry.replace("lightning.pytorch", "pytorch_lightning") for entry in _LIGHTNING)
-_CAIRN = ("cairn.policy.*", "cairn.data.*", "cairn.lightning.logs.*", "cairn.wandb.logger.*")
+_CAIRN = (
+    *("cairn.policy.*", "cairn.data.*", "cairn.lightning.logs.*"),
+    *("cairn.wandb.logger.*", "cairn.mlflow.logger.*", "cairn.trackio.logger.*"),
+)
 _PLACES = (*_TORCH, *_LIGHTNING, *_LIGHTNING_ALONE, *_CAIRN, "torchmetrics.*")
 _EXCEPT = (
     # load a model by a name or a path

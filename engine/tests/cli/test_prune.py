@@ -14,7 +14,7 @@ from tests.support.values import flip_byte
 
 from cairn.store import claim, names
 from cairn.store.catalog import Catalog
-from cairn.wandb.deleted import Deleted
+from cairn.trackers.deleted import Deleted
 
 
 def test_the_newest_and_the_best_stay(run, capsys):

@@ -45,18 +45,21 @@ ARROWS = {
     "jobs": f"errors {DOORS}",
     "predictions": f"writing store {LEAVES} {DOORS}",
     "lightning": f"helper_process predictions remote writing account store policy jobs data targets {LEAVES} {DOORS}",
-    "wandb": f"uploads store {LEAVES} {DOORS}",
+    "trackers": f"uploads store {LEAVES} {DOORS}",
+    "wandb": f"trackers uploads store {LEAVES} {DOORS}",
+    "mlflow": f"extras trackers uploads store {LEAVES} {DOORS}",
+    "trackio": f"extras trackers store {LEAVES} {DOORS}",
     "remote": f"uploads extras store policy {LEAVES} {DOORS}",
     "runs": f"remote store account jobs {LEAVES} {DOORS}",
     "search": f"extras store policy {LEAVES} {DOORS}",
     "export": f"lightning runs remote writing store data targets whitelist {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
     "overview": f"runs store account {LEAVES} {DOORS}",
-    "cli": "streams extras export overview study runs wandb remote uploads writing store policy account jobs "
+    "cli": "streams extras export overview study runs wandb trackers remote uploads writing store policy account jobs "
     f"{LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": "streams extras predictions testing lightning wandb remote jobs search runs data store account policy "
-    f"writing targets whitelist {LEAVES} {DOORS}",
+    "hydra": "streams extras predictions testing lightning wandb mlflow trackio trackers remote jobs search runs data "
+    f"store account policy writing targets whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {
@@ -108,7 +111,10 @@ EXTERNAL = {
     "jobs": "",
     "lightning": "lightning numpy torch torchmetrics",
     "predictions": "numpy torch",
+    "trackers": "lightning",
     "wandb": "lightning torch wandb yaml",
+    "mlflow": "lightning mlflow",
+    "trackio": "huggingface_hub lightning trackio",
     "remote": "boto3 botocore obstore",
     "runs": "rich yaml",
     "export": "lightning onnx onnxruntime torch yaml",
@@ -121,8 +127,8 @@ EXTERNAL = {
 }
 """The packages of others that each room may import."""
 EXTRAS = {
-    *("dotenv", "hydra", "hydra_plugins", "matplotlib", "obstore", "omegaconf", "onnx", "optuna", "safetensors"),
-    *("submitit", "wandb"),
+    *("dotenv", "huggingface_hub", "hydra", "hydra_plugins", "matplotlib", "mlflow", "obstore", "omegaconf", "onnx"),
+    *("optuna", "safetensors", "submitit", "trackio", "wandb"),
 }
 """Packages that only an extra installs."""
 USED_IF_THERE = {"boto3", "botocore", "onnxruntime"}
@@ -306,9 +312,9 @@ def test_only_the_boundary_knows_private_names(path):
     assert list(private_uses(path)) == []
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if _unit(p) != "wandb"], ids=_relative)
-def test_only_one_room_imports_wandb(path):
-    assert [name for name in imports(path) if name.split(".")[0] == "wandb"] == []
+@pytest.mark.parametrize("client", ["mlflow", "trackio", "wandb"])
+def test_only_one_room_imports_the_client_of_a_tracker(client):
+    assert {_unit(path) for path in MODULES for name in imports(path) if name.split(".")[0] == client} == {client}
 
 
 def test_only_one_module_imports_the_client_of_object_stores():

@@ -40,10 +40,10 @@ from cairn.study.search import page as search_page
 from cairn.study.search import plots as search_plots
 from cairn.study.search import reading as search_reading
 from cairn.study.search import words as search_words
+from cairn.trackers.lines import read as read_history
 from cairn.types import Position, Saved
 from cairn.uploads.outbox import Outbox
 from cairn.wandb import notes
-from cairn.wandb.history import read as read_history
 from cairn.wandb.sync import read_run
 
 pytestmark = pytest.mark.slow

@@ -23,9 +23,9 @@ from cairn.store import claim, disk, hangs, journal, links, names
 from cairn.store.catalog import Catalog
 from cairn.store.hangs import Hang
 from cairn.study import reading
+from cairn.trackers.deleted import Deleted
+from cairn.trackers.lines import Lines
 from cairn.uploads.outbox import Outbox
-from cairn.wandb.deleted import Deleted
-from cairn.wandb.history import Lines
 from cairn.writing.load import load, load_weights
 
 MANIFEST = "checkpoints/epoch_000_batch_000002.json"

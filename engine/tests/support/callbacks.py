@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from cairn.jobs.signals import STOP_SIGNALS
+from cairn.trackers.logger import RowLogger
 
 
 class RecordBatches(Callback):
@@ -46,7 +48,8 @@ class KillAt(Callback):
 
     CAIRN_TEST_KILL is `fsync:N` (before the N-th fsync of this process), `replace:N` (before the N-th rename of a
     checkpoint file), `unlink:N`, `validation:N` (at the N-th validation batch), `batch:N` (before the N-th batch),
-    `predict:N` (before the N-th batch of a prediction), or `setup:1`. `validation:N@1` kills rank 1 only.
+    `sent:N` (the same, when MLflow, Trackio and TensorBoard have all rows so far), `predict:N` (before the N-th batch of
+    a prediction), or `setup:1`. `validation:N@1` kills rank 1 only.
     """
 
     def __init__(self) -> None:
@@ -60,8 +63,14 @@ class KillAt(Callback):
         if self.what == "setup":
             self._count()
 
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        if self.what == "batch":
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.what == "sent" and self.left == 1:
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.flush()
+                elif isinstance(logger, RowLogger):
+                    assert logger.connected(300)
+        if self.what in ("batch", "sent"):
             self._count()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

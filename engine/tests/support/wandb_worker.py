@@ -2,7 +2,7 @@
 
 import time
 
-from cairn.wandb.worker import Worker
+from cairn.trackers.worker import Worker
 
 
 def wait_until_idle(worker: Worker, limit_s: float = 60.0) -> None:

@@ -87,7 +87,7 @@ def test_leftovers_of_a_kill_are_removed(folder, monkeypatch, copies):
                 file.write(b"half of it")
         raise Kill
 
-    monkeypatch.setattr("cairn.uploads.outbox._link", link)
+    monkeypatch.setattr("cairn.uploads.outbox.link_or_copy", link)
     with pytest.raises(Kill):
         Outbox(folder, names.OUTBOX).add(second)
     assert Outbox(folder, names.OUTBOX).waiting() == [first]

@@ -18,13 +18,13 @@ from tests.support.wandb_worker import wait_until_idle
 from cairn.errors import ResumeError
 from cairn.store import catalog, file_format, names
 from cairn.store.commit import delete_checkpoint
+from cairn.trackers.deleted import Deleted
+from cairn.trackers.remote import NOTE, Location, metadata
 from cairn.units import format_bytes
 from cairn.uploads import thread
 from cairn.uploads.outbox import Outbox
-from cairn.wandb import client, remote
+from cairn.wandb import client
 from cairn.wandb.artifacts import Artifacts
-from cairn.wandb.deleted import Deleted
-from cairn.wandb.remote import Location
 
 
 class Entry:
@@ -618,7 +618,7 @@ def test_no_temporary_file_is_left(server, folder, tmp_path, monkeypatch):
     run = Run(server, folder)
     run.save(0)
     run.end(finished=False)
-    assert remote.NOTE in made[0].manifest.entries
+    assert NOTE in made[0].manifest.entries
     assert list((tmp_path / "temporary").iterdir()) == list((folder.parent / "wandb").glob("tmp*")) == []
 
 
@@ -798,10 +798,10 @@ def test_a_directory_of_shards_becomes_one_version_of_several_files(server, fold
     run.listener.committed(item, {names.LAST: item.name, names.BEST: None})
     run.settle()
     entries = logged[0].manifest.entries
-    assert {name: entry.size for name, entry in entries.items() if name != remote.NOTE} == {
+    assert {name: entry.size for name, entry in entries.items() if name != NOTE} == {
         f"{item.name}/{shard.name}": shard.num_bytes for shard in item.shards
     }
-    assert all((entry.ref is not None) == offline for name, entry in entries.items() if name != remote.NOTE)
+    assert all((entry.ref is not None) == offline for name, entry in entries.items() if name != NOTE)
     assert len(logged) == 1
     run.end()
     if not offline:
@@ -856,7 +856,7 @@ def test_what_a_run_starts_from_is_recorded(server, folder):
 
 def test_metadata(folder):
     item = replace(commit(folder, 4, score=0.5), metrics={"val/loss": 0.5})
-    facts = remote.metadata(item, Location(folder, folder.parent, {"git_commit": "abc"}))
+    facts = metadata(item, Location(folder, folder.parent, {"git_commit": "abc"}))
     assert facts == {
         "name": item.name,
         "epoch": item.position.epoch,
@@ -871,5 +871,5 @@ def test_metadata(folder):
         "run_directory": str(folder.parent),
         "git_commit": "abc",
     }
-    elsewhere = remote.metadata(item, Location(folder, folder.parent / "run"))
+    elsewhere = metadata(item, Location(folder, folder.parent / "run"))
     assert elsewhere["path"] == str(folder / item.name)

@@ -13,10 +13,10 @@ from tests.support.values import at, commit, saved
 from tests.support.wandb_server import WandbServer
 
 from cairn.store import names
+from cairn.trackers.remote import NOTE
 from cairn.wandb import client
 from cairn.wandb.artifacts import Artifacts
 from cairn.wandb.environment import prepare
-from cairn.wandb.remote import NOTE
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.disk import Disk, room_for
 
+from cairn.trackers.lines import Lines, read
 from cairn.wandb import logger as wandb
 from cairn.wandb.environment import prepare
-from cairn.wandb.history import Lines, read
 from cairn.wandb.logger import WandbLogger
 
 

@@ -8,12 +8,13 @@ import pytest
 from lightning.pytorch import loggers
 
 from cairn.store.listener import Listeners
+from cairn.trackers.settings import ArtifactSettings
 from cairn.wandb import client as wandb_client
 from cairn.wandb import notes
 from cairn.wandb import run as wandb_run
 from cairn.wandb.logger import WandbLogger
 from cairn.wandb.run import ExitStatus, SweepJob
-from cairn.wandb.settings import ArtifactSettings, WandbSettings
+from cairn.wandb.settings import WandbSettings
 
 WAIT_S = 600.0
 

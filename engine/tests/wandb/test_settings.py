@@ -6,8 +6,9 @@ from tests.support.paths import ROOT
 
 from cairn.errors import ConfigError
 from cairn.targets import resolve
+from cairn.trackers.settings import ArtifactSettings
 from cairn.wandb import WandbLogger, settings
-from cairn.wandb.settings import ArtifactSettings, WandbSettings, logger_key, project_name, stored
+from cairn.wandb.settings import WandbSettings, logger_key, project_name, stored
 
 OURS = "cairn.wandb.logger.WandbLogger"
 BEFORE = "cairn.logging.wandb.WandbLogger"

@@ -232,6 +232,7 @@ class CheckRunDirectory(Callback):
         global _written_by_hydra
         if why := mirrored_run.why_refused(partial(OmegaConf.select, config, throw_on_resolution_failure=False)):
             checks.refuse(why)
+        checks.no_secrets(config)
         run = RunDirectory(Path(unliteral(str(config.hydra.run.dir))))
         checks.directory(Path(config.hydra.run.dir), "hydra.run.dir")
         # Hydra opens these by their names. A link would let it write to the file behind it.
@@ -260,6 +261,7 @@ class CheckRunDirectory(Callback):
                 f"{varied}: the jobs of a sweep cannot differ in this key, because it is not part of their names. "
                 f"Give it one value."
             )
+        checks.no_secrets(config)
         sweep = Path(config.hydra.sweep.dir)
         checks.directory(sweep, "hydra.sweep.dir")
         checks.files([sweep / "multirun.yaml"], [])

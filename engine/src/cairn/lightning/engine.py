@@ -141,6 +141,7 @@ class Engine:
         trainer, module = self.trainer, self.trainer.lightning_module
         self.telemetry.clock.start()
         self.settings.see_start()
+        loggers.note_start(trainer, self.history.directory)
         self._pruned_at_start = pruning.names(module)
         self.may_fit_again, self._num_ready = False, trainer.fit_loop.epoch_loop.batch_progress.total.ready
         if not trainer.fast_dev_run:
@@ -155,8 +156,7 @@ class Engine:
         if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
             trial.check(trainer, self.agreement, self.origin.config)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
-        leads = self.agreement.leads
-        if not leads and not self.sharding.is_on:
+        if not (leads := self.agreement.leads) and not self.sharding.is_on:
             return
         boundary.prepare_dump()
         expected, division = max(num_bytes, self._last_num_bytes), self.sharding.division

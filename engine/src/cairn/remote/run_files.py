@@ -35,7 +35,7 @@ _EVENTS = "events.out.tfevents."
 _HYDRA = ".hydra"
 _START = "start"
 """Folder with the checkpoint that the run started from, which is not needed from the first own checkpoint on."""
-_WANDB = "wandb"
+_TRACKERS = ("wandb", "mlflow", "trackio")
 _TAIL_BYTES = 4096
 
 
@@ -158,8 +158,8 @@ def _files(folder: Path, run: Path, checkpoints: Path) -> Iterator[Path]:
             continue
         if entry.is_dir(follow_symlinks=False):
             is_skipped = _is_same(path, checkpoints) or (folder == run and entry.name == _START)
-            # W&B's client has its own files in folders; those of the run that `sync` sends lie next to them.
-            if not is_skipped and folder != run / _WANDB:
+            # Clients of trackers have their own files in folders; those of the run lie next to them.
+            if not is_skipped and not (folder.parent == run and folder.name in _TRACKERS):
                 yield from _files(path, run, checkpoints)
         elif entry.is_file(follow_symlinks=False):
             yield path

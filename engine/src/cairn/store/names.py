@@ -10,6 +10,8 @@ from cairn.types import Position
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 OUTBOX = ".outbox"
+MLFLOW_OUTBOX = ".outbox-mlflow"
+TRACKIO_OUTBOX = ".outbox-trackio"
 MIRROR_OUTBOX = ".mirror"
 MIRROR_RANKS = ".mirror-ranks"
 CLAIM = ".claim"

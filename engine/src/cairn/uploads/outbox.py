@@ -74,7 +74,7 @@ class Outbox:
             note = self._note(saved.name)
             try:
                 note.unlink(missing_ok=True)
-                _link(self.checkpoints / note.name, note)  # the manifest as it is, with its provenance
+                link_or_copy(self.checkpoints / note.name, note)  # the manifest as it is, with its provenance
             except OSError:
                 with opening.new_file(note) as file:
                     file.write(manifest.dump(saved, {}).encode())
@@ -84,9 +84,9 @@ class Outbox:
                     disk.remove(temp)
                     os.mkdir(temp)
                     for item in saved.shards:
-                        _link(source / item.name, temp / item.name)
+                        link_or_copy(source / item.name, temp / item.name)
                 else:
-                    _link(source, temp)
+                    link_or_copy(source, temp)
                 temp.rename(path)
             except OSError:
                 disk.remove(temp)
@@ -171,7 +171,16 @@ def _checkpoint(note: str) -> str:
     return note.removesuffix(".json") + ".ckpt"
 
 
-def _link(source: Path, path: Path) -> None:
+def link_or_copy(source: Path, path: Path) -> None:
+    """Give a file another name; where there are no hard links, copy it.
+
+    Args:
+        source: The file.
+        path: Its other name.
+
+    Raises:
+        OSError: This is not possible.
+    """
     try:
         os.link(source, path)
     except OSError:

@@ -1,36 +1,21 @@
-"""Uploads committed checkpoints to W&B, each as a version of one artifact of the run, and mirrors what is deleted.
-
-    thread that commits                        thread of its own
-    Artifacts -> State.committed, .deleted ->  Worker -> reconcile(State.wanted(), versions in W&B) -> W&B's client
-
-The client hashes files and waits for a server that may not answer: training and its saves wait for neither.
-"""
+"""Uploads committed checkpoints to W&B, and deletes there what retention deletes."""
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cairn.errors import ConfigError
 from cairn.store import names
-from cairn.store.listener import Links, Listener
-from cairn.types import Saved
-from cairn.units import format_bytes
-from cairn.wandb.settings import ArtifactSettings, WhenDeleted, Which
-
-if TYPE_CHECKING:
-    from cairn.wandb.state import State
-    from cairn.wandb.worker import Executor, Worker
-
-log = logging.getLogger(__name__)
+from cairn.trackers.artifacts import ArtifactListener, Connection
+from cairn.trackers.remote import Location
+from cairn.trackers.settings import ArtifactSettings, WhenDeleted, Which
 
 
-class Artifacts(Listener):
+class Artifacts(ArtifactListener):
     """Uploads the checkpoints of a run to Weights & Biases.
 
     Each checkpoint becomes a version of the artifact `model-<id of the W&B run>`, with the aliases `step-<N>`,
@@ -59,6 +44,8 @@ class Artifacts(Listener):
         ConfigError: A value is not one of those above.
     """
 
+    tracker = "W&B"
+
     def __init__(
         self,
         run: Any = None,
@@ -72,18 +59,14 @@ class Artifacts(Listener):
         facts: Mapping[str, Any] | None = None,
         uses: Sequence[str] = (),
     ) -> None:
+        super().__init__(ArtifactSettings(which, every, deleted, queue_bytes, wait_s))
         self._run, self._run_directory, self._facts, self._uses = run, run_directory, facts or {}, uses
-        self.settings = ArtifactSettings(which, every, deleted, queue_bytes, wait_s)
-        self._parts: _Parts | None = None
 
-    def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
-        """Upload what W&B lacks of this, and delete there what was deleted without its knowledge.
+    def connect(self, directory: Path) -> Connection | None:
+        """Return the way to the artifact of the W&B run; None for a run that is disabled.
 
         Args:
             directory: The checkpoint directory.
-            kept: The checkpoints in it.
-            links: Where `last.ckpt` and `best.ckpt` point to.
-            deleted: Checkpoints that were deleted at this start.
 
         Raises:
             ConfigError: There is no W&B run.
@@ -94,98 +77,23 @@ class Artifacts(Listener):
                 "there is no active W&B run, so that no checkpoint is uploaded: give the trainer a WandbLogger, or "
                 "call wandb.init() before trainer.fit()"
             )
-        if not getattr(run, "disabled", False):
-            self._parts = self._start(run, directory)
-            self._parts.state.opened(kept, links, deleted)
-            self._parts.worker.refresh()
-
-    def _start(self, run: Any, directory: Path) -> _Parts:
+        if getattr(run, "disabled", False):
+            return None
         # Here and not above: these import wandb, which takes a second, and which is not a dependency of the library.
-        from cairn.uploads.once import ErrorsOnce
-        from cairn.uploads.outbox import Outbox
-        from cairn.wandb.deleted import Deleted
-        from cairn.wandb.remote import Location, Offline, Online
-        from cairn.wandb.state import State
-        from cairn.wandb.worker import Executor, Worker
+        from cairn.wandb import client
+        from cairn.wandb.remote import Offline, Online
 
         location = Location(directory, self._run_directory, self._facts)
-        errors, remote = ErrorsOnce("W&B"), (Offline if run.offline else Online)(run, location)
-        state = State(self.settings, Outbox(directory, names.OUTBOX), Deleted(location.notes), remote.online, errors)
-        executor = Executor(remote, state, errors)
+        remote = (Offline if run.offline else Online)(run, location)
         uses = [partial(run.use_artifact, name) for name in self._uses] if remote.online else []
-        return _Parts(state, executor, Worker(executor, uses))
+        return Connection(remote, location.notes(client.NAME), names.OUTBOX, uses)
 
-    def committed(self, saved: Saved, links: Links) -> None:
-        """Upload a checkpoint. Its bytes are kept until then, also if retention deletes it.
-
-        Args:
-            saved: The new checkpoint.
-            links: Where `last.ckpt` and `best.ckpt` point to now.
-        """
-        if self._parts is not None:
-            self._parts.state.committed(saved, links)
-            self._parts.worker.update()
-
-    def deleting(self, names: Sequence[str]) -> None:
-        """Remember what is about to be deleted, for a later start of the run.
-
-        Args:
-            names: File names of the checkpoints.
-        """
-        if self._parts is not None:
-            self._parts.state.deleting(names)
-
-    def deleted(self, names: Sequence[str]) -> None:
-        """Delete (or untag, or keep) the versions of deleted checkpoints.
-
-        Args:
-            names: File names of the checkpoints.
-        """
-        if self._parts is not None:
-            self._parts.state.deleted(names)
-            self._parts.worker.update()
-
-    def close(self, finished: bool, limit_s: float) -> None:
-        """Wait for uploads; log what W&B does not have when the time is over.
-
-        Args:
-            finished: The newest checkpoint is the final one.
-            limit_s: Maximum time to take, in seconds; `wait_s` may be less.
-        """
-        if self._parts is None:
-            return
-        state, worker = self._parts.state, self._parts.worker
-        state.finish(finished)
-        worker.finish()
-        try:
-            limit_s = min(limit_s, self.settings.wait_s)
-            worker.thread.join_with_progress(limit_s, "W&B", lambda: _left(state.outbox.num_bytes))
-        except KeyboardInterrupt:
-            log.info("Interrupted: no longer waiting for W&B.")
-        if abandoned := worker.thread.is_alive:
-            self._parts.executor.abandon()
-        if self.settings.which != "none" and (abandoned or worker.missing):
-            waiting = sorted(state.outbox.held) or worker.missing
-            log.warning(
-                "W&B does not have all checkpoints of this run (%s). %s",
-                ", ".join(waiting) or "it did not answer in time",
-                "Resuming the run uploads the rest."
-                if self._run_directory is None
-                else f"Upload the rest with: python -m cairn sync {self._run_directory}",
-            )
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What works while a run is open."""
-
-    state: State
-    executor: Executor
-    worker: Worker
-
-
-def _left(num_bytes: int) -> str:
-    return f"{format_bytes(num_bytes)} left to upload" if num_bytes else "its last answer is missing"
+    @property
+    def rest(self) -> str:
+        """A sentence that says how to upload what is missing at the end."""
+        if self._run_directory is None:
+            return super().rest
+        return f"Upload the rest with: python -m cairn sync {self._run_directory}"
 
 
 def _active_run() -> Any:

@@ -11,10 +11,13 @@ import wandb
 
 from cairn.errors import CorruptCheckpointError, ResumeError, first_line
 from cairn.store import catalog, disk, names
+from cairn.trackers.remote import files_of
 from cairn.types import Saved
 
 log = logging.getLogger(__name__)
 
+NAME = "wandb"
+"""Name of the folder with files about W&B."""
 TYPE = "model"
 
 
@@ -64,13 +67,6 @@ def holds(handle: Any, saved: Saved) -> bool:
         if entry is None or entry.ref is not None or entry.size != num_bytes:
             return False
     return True
-
-
-def files_of(saved: Saved) -> list[tuple[str, int]]:
-    """Return the files of a checkpoint, as a version names them, with their sizes in bytes."""
-    if saved.shards:
-        return [(f"{saved.name}/{item.name}", item.num_bytes) for item in saved.shards]
-    return [(saved.name, saved.num_bytes)]
 
 
 def download(named: str, into: Path) -> tuple[Path, str]:

@@ -6,89 +6,13 @@ difference between the two files is what is sent.
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cairn import opening
-from cairn.known_directory import KnownDirectory
-from cairn.store import disk, journal
+from cairn.trackers.lines import STEP, TIME, Lines, Row, plain, read
 
-log = logging.getLogger(__name__)
-
-STEP = "trainer/global_step"
-TIME = "_timestamp"
-
-Row = dict[str, Any]
 Key = tuple[Any, ...]
-
-
-class Lines:
-    """A file with a line of JSON for each item, oldest first.
-
-    Args:
-        path: Created, or emptied, with the first item, unless `cut` was called before.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-        self._known = KnownDirectory.at_or_above(path.parent.parent)
-        self._fresh = True
-
-    def add(self, item: Any) -> None:
-        """Append an item as `journal.append` does.
-
-        Args:
-            item: A mapping or sequence of JSON values.
-
-        Raises:
-            OSError: The item could not be written; no part of it is left in the file.
-        """
-        self.notice_deletion()
-        if self._fresh and self.path.is_file():
-            opening.cut(self.path, 0)
-        self._known = self._known.make(self.path.parent)
-        journal.append(self.path, item)
-        self._fresh = False
-        self.count += 1
-
-    def notice_deletion(self) -> None:
-        """If the file was deleted, log it once and start a new one."""
-        if self.count and not self.path.exists():
-            log.error("%s was deleted, and not by this run: its first %d lines are lost.", self.path, self.count)
-            self.count = 0
-
-    def sync(self) -> None:
-        """Make all items survive a power cut. Another thread may add one meanwhile."""
-        with suppress(FileNotFoundError), opening.for_reading(self.path) as file:  # no item yet, or it was deleted
-            os.fsync(file.fileno())
-
-    def cut(self, count: int) -> list[Any]:
-        """Keep the first items and remove the others.
-
-        Args:
-            count: Number of items to keep.
-
-        Returns:
-            The items that are left.
-        """
-        items = list(read(self.path))[:count]
-        if self.path.is_file():
-            disk.put(self.path, "".join(json.dumps(item) + "\n" for item in items).encode())
-        self.count, self._fresh = len(items), False
-        return items
-
-
-def read(path: Path) -> Iterator[Any]:
-    """Yield the items in a file of lines; none if there is no file. Each line that a kill cut off is logged."""
-    if path.is_file():
-        yield from journal.read(path, lambda: log.warning("%s has a line that was cut off: it is skipped.", path))
 
 
 class History:
@@ -111,7 +35,7 @@ class History:
         Raises:
             OSError: It could not be written.
         """
-        self.journal.add(_plain(row))
+        self.journal.add(plain(row))
 
     def send(self, row: Row, run: Any, online: bool) -> bool:
         """Send a row, unless W&B has it.
@@ -152,10 +76,6 @@ class History:
         self._sent.sync()
 
 
-def _plain(row: Row) -> Row:
-    return {name: value for name, value in row.items() if isinstance(value, int | float | str)}
-
-
 def _is_sent(item: Any) -> bool:
     """Return whether a line of `sent.jsonl` is the number of a row and its key."""
     if not isinstance(item, list) or not item or type(item[0]) is not int:
@@ -168,4 +88,4 @@ def _key(row: Row) -> Key:
 
     It is made from what the journal holds, so that a row has the same key when it is read from there.
     """
-    return (row.get(STEP), *sorted(name for name in _plain(row) if name not in (STEP, TIME)))
+    return (row.get(STEP), *sorted(name for name in plain(row) if name not in (STEP, TIME)))

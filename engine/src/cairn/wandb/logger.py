@@ -16,8 +16,9 @@ from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experime
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from cairn.errors import first_line
+from cairn.trackers.lines import STEP, TIME, Lines, Row, number
 from cairn.uploads.once import ErrorsOnce
-from cairn.wandb.history import STEP, TIME, History, Lines, Row
+from cairn.wandb.history import History
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class WandbLogger(_FallbackLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self.training_begins()
         names = {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name: name for name in metrics}
-        row = {full: _number(metrics[name]) for full, name in names.items()}
+        row = {full: number(metrics[name]) for full, name in names.items()}
         row |= {TIME: time.time()} | ({} if step is None else {STEP: step})
         self._attempt(f"could not write {self.journal.path}", lambda: self._history.add(row))
         self.deliver(row)
@@ -263,9 +264,3 @@ def why_not_done(task: Callable[[], Any], limit_s: float | None) -> str:
         thread.start()
         thread.join(limit_s)
     return results[0] if results else "it did not answer in time"
-
-
-def _number(value: Any) -> Any:
-    """A tensor or array of one number as that number; anything else as it is."""
-    num = value.numel() if hasattr(value, "numel") else getattr(value, "size", None)
-    return value.item() if num == 1 and hasattr(value, "item") else value

@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 from lightning.pytorch import loggers
 
+from cairn.trackers.logger import RowLogger
+from cairn.trackers.settings import ArtifactSettings
 from cairn.wandb import notes
 from cairn.wandb.artifacts import Artifacts
 from cairn.wandb.logger import WandbLogger, end_run, why_not_done
-from cairn.wandb.settings import ArtifactSettings, WandbSettings, shortened
+from cairn.wandb.settings import WandbSettings, shortened
 from cairn.wandb.start import used_artifact
 
 STOP_S = 10.0
@@ -25,6 +27,8 @@ _FINISH_S = 2.0
 """The part of `STOP_S` that is left to the history and the exit code."""
 _TEARDOWN_S = 1.0
 """Additional time for what is left of a client whose process was killed; it takes milliseconds."""
+_ROWS_S = 60.0
+"""Maximum time that the end of a run waits for the rows of another tracker."""
 _NOT_PREEMPTED = ("", "SIGINT", "max_time")
 
 
@@ -119,6 +123,11 @@ class ExitStatus:
     """What has stopped the run: a signal, or a time limit; empty if nothing did."""
     finished: bool = False
 
+    @property
+    def word(self) -> str:
+        """`finished`, `stopped` or `failed`."""
+        return "finished" if self.finished else "stopped" if self.stopped_by else "failed"
+
 
 def is_preempted(stopped_by: str) -> bool:
     """Whether a run was stopped by something else than its user.
@@ -148,7 +157,7 @@ def end(
     now: Callable[[], float] = time.monotonic,
     stop_s: float = STOP_S,
 ) -> None:
-    """Upload what is left of a run, and end it in W&B.
+    """Upload what is left of a run, and end it in W&B and other trackers.
 
     A run that was stopped has `stop_s` for all of it, even if everything hangs: the job is not requeued before, and
     SIGKILL may come first. When a process ends, it waits for W&B's client without a limit: a client that has used up
@@ -171,6 +180,9 @@ def end(
     try:
         listeners.close(status.finished, stop_s - _FINISH_S if stopped else wait_s)
     finally:
+        for logger in given:
+            if isinstance(logger, RowLogger):
+                logger.close(status.word, max(0.0, until - now()) if stopped else min(wait_s, _ROWS_S))
         ours = [logger for logger in given if isinstance(logger, loggers.WandbLogger)]
         have_ended = [end_run(logger, status.code, max(0.0, until - now()) if stopped else None) for logger in ours]
         if not all(have_ended) or (ours and stopped and now() >= until):

@@ -9,8 +9,8 @@ from typing import Any
 
 from cairn import opening
 from cairn.store import disk
+from cairn.trackers.plan import step_alias
 from cairn.wandb.environment import prepare
-from cairn.wandb.plan import step_alias
 
 PREFIX = "wandb:"
 """`ckpt_path=wandb:entity/project/name:alias` names a checkpoint in W&B."""

@@ -13,11 +13,11 @@ from cairn import bounded_yaml, opening, records
 from cairn.errors import CheckpointError, ResumeError, first_line
 from cairn.store import planning
 from cairn.store.catalog import Catalog, verify
+from cairn.trackers.lines import read
 from cairn.types import Saved
 from cairn.wandb import client, notes
 from cairn.wandb.artifacts import Artifacts
 from cairn.wandb.environment import prepare
-from cairn.wandb.history import read
 from cairn.wandb.logger import WandbLogger
 from cairn.wandb.run import abandon_client, is_preempted
 from cairn.wandb.settings import WandbSettings, stored

@@ -44,6 +44,11 @@ ELSEWHERE = {
     "a directory that cannot be read": ({"checkpoint": {"dirpath": "x" * 999}}, "checkpoint.dirpath", "x" * 999),
     "an address": ({"logger": {"tb": {"save_dir": "s3://else"}}}, "logger.tb.save_dir", "s3://else"),
     "a server": ({"logger": {"w": {"settings": {"base_url": "http://x"}}}}, "logger.w.settings.base_url", "http://x"),
+    "the server of a tracker": ({"logger": {"t": {"server_url": "http://x"}}}, "logger.t.server_url", "http://x"),
+    "a space": ({"logger": {"t": {"space_id": "them/space"}}}, "logger.t.space_id", "them/space"),
+    "a store": ({"logger": {"m": {"store_dir": "/else/mlflow"}}}, "logger.m.store_dir", "/else/mlflow"),
+    "a store of another name": ({"logger": {"m": {"store_dir": "else"}}}, "logger.m.store_dir", "else"),
+    "a store with dots": ({"logger": {"m": {"store_dir": "mlflow/../else"}}}, "logger.m.store_dir", "mlflow/../else"),
     "the trainer": ({"trainer": {"default_root_dir": "/else"}}, "trainer.default_root_dir", "/else"),
     "a profiler": ({"trainer": {"profiler": {"dirpath": "/else"}}}, "trainer.profiler.dirpath", "/else"),
     "a file": ({"trainer": {"profiler": {"filename": "../else"}}}, "trainer.profiler.filename", "../else"),
@@ -83,6 +88,13 @@ def test_what_lies_in_the_run_directory_or_is_not_written_is_not_asked_about(che
     check({"data": {"data_dir": there}, "paths": {"log_dir": "/else"}, "trainer": {"profiler": {"filename": "p"}}})
     with refused("logger.save_dir", there):
         check({"logger": {"save_dir": there}})
+
+
+def test_the_store_that_all_runs_of_a_directory_of_logs_share_is_not_asked_about(check, tmp_path):
+    check({"logger": {"m": {"store_dir": str(tmp_path / "mlflow")}, "t": {"store_dir": "trackio"}}})
+    check({"logger": {"m": {"store_dir": str(tmp_path.parent / "mlflow")}}})
+    with pytest.raises(ConfigError, match="This run would write outside"):
+        check({"logger": {"m": {"save_dir": str(tmp_path / "mlflow")}}})
 
 
 def test_a_name_like_an_interpolation_is_a_name(check, tmp_path):

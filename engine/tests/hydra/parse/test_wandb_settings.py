@@ -5,9 +5,9 @@ from omegaconf import OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.hydra.parse import wandb_settings
+from cairn.trackers.settings import ArtifactSettings
 from cairn.wandb import run as wandb_run
 from cairn.wandb.logger import WandbLogger
-from cairn.wandb.settings import ArtifactSettings
 
 OURS = "cairn.wandb.logger.WandbLogger"
 ARTIFACTS = {"which": "all", "every": 1, "pruned": "delete", "queue": "1GB", "wait": "2min"}

@@ -1,5 +1,7 @@
 """What the trainer gets in addition to the configuration."""
 
+from types import SimpleNamespace
+
 import pytest
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
@@ -7,9 +9,14 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 from omegaconf import OmegaConf
 
 from cairn.errors import ConfigError
+from cairn.hydra.run import build
 from cairn.hydra.run.build import _environment, check_launcher, with_environment
+from cairn.lightning.logs.csv_logger import CSVLogger
+from cairn.lightning.saved import unsaved
 from cairn.lightning.step_environment import StepEnvironment
 from cairn.lightning.torchrun import Attempt, TorchrunEnvironment
+from cairn.store.resume import ResumePoint
+from cairn.wandb.logger import WandbLogger
 
 IO = {"_target_": "lightning.fabric.plugins.io.torch_io.TorchCheckpointIO"}
 ENVIRONMENT = {"_target_": "lightning.pytorch.plugins.environments.LightningEnvironment"}
@@ -69,3 +76,15 @@ def test_processes_that_could_not_be_stopped_are_refused(strategy):
 @pytest.mark.parametrize("strategy", ["auto", "ddp"])
 def test_other_strategies_are_not_refused(strategy):
     check_launcher(Trainer(strategy=strategy, accelerator="cpu", devices=1, logger=False))
+
+
+def test_each_logger_with_a_history_gets_its_position_before_anything_is_logged(tmp_path):
+    built = [CSVLogger(tmp_path / "csv"), WandbLogger(tmp_path, id="a"), WandbLogger(tmp_path / "b", id="b"), object()]
+    given = []
+    for number, logger in enumerate(built[:3]):
+        logger.load_state_dict = lambda position, number=number: given.append((number, position))
+    states = {"CSVLogger 0": {"rows": 1}, "WandbLogger 1": {"rows": 3}, "object 0": {"rows": 9}}
+    loader = SimpleNamespace(peek=lambda path: {unsaved.KEY: {"loggers": states}})
+    for saved, expected in ((None, []), (object(), [(0, {"rows": 1}), (2, {"rows": 3})])):
+        build._restore_metrics(SimpleNamespace(plan=ResumePoint(tmp_path / "x", saved), loader=loader), built)
+        assert given == expected

@@ -2,15 +2,18 @@
 
 import os
 import shutil
+import time
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch.utils.data import TensorDataset
 
 import cairn
+from cairn.lightning.logs import event_files
 
 
 class Net(LightningModule):
@@ -72,6 +75,18 @@ def points(folder):
     return found
 
 
+def written(folder):
+    """Return {folder: {tag: sorted steps}} of every event in every file that TensorBoard would read."""
+    found = {}
+    for path in folder.rglob("*tfevents*"):
+        rows = found.setdefault(path.parent.relative_to(folder).as_posix(), {})
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if not value.tag.startswith(("checkpoint/", "_hparams_/")):
+                    rows.setdefault(value.tag, []).append(event.step)
+    return {name: {tag: sorted(steps) for tag, steps in rows.items()} for name, rows in found.items()}
+
+
 @pytest.mark.parametrize("version", [None, "", "mine"])
 def test_each_point_is_once_after_a_kill_at_any_batch(version, tmp_path):
     copies = tmp_path / "copies"
@@ -83,6 +98,7 @@ def test_each_point_is_once_after_a_kill_at_any_batch(version, tmp_path):
     for stop in sorted(copies.iterdir(), key=lambda path: int(path.name))[2:]:  # there is a checkpoint after 3 batches
         fit(stop, version=version)
         assert points(stop / "tb") == whole, f"after {stop.name} batches"
+        assert written(stop / "tb") == written(tmp_path / "whole" / "tb"), f"after {stop.name} batches"
 
 
 def test_a_run_that_is_killed_again_before_its_next_save_has_each_point_once(tmp_path):
@@ -157,3 +173,35 @@ def test_a_start_that_is_refused_leaves_the_events_after_the_checkpoint(tmp_path
     assert {path: path.read_bytes() for path in before} == before
     fit(copies / "5", version="mine")
     assert points(folder) == points(tmp_path / "whole" / "tb")
+
+
+@pytest.mark.parametrize("same_process_number", [False, True])
+def test_a_run_that_was_killed_before_its_first_checkpoint_has_each_point_once(
+    same_process_number, tmp_path, monkeypatch
+):
+    run, copies = tmp_path / "run", tmp_path / "copies"
+    fit(run, version="mine", callbacks=[CopyAtEachBatch(run, copies)])
+    assert not list((copies / "2" / "checkpoints").glob("*.ckpt"))
+    before = written(copies / "2" / "tb")
+    assert before["mine"]["loss_step"] == [0, 1]
+    if same_process_number:  # in a container that was started again
+        monkeypatch.setattr(event_files, "_BEGAN_S", event_files._BEGAN_S + 10**6)
+        monkeypatch.setattr(time, "time", lambda: float(event_files._BEGAN_S))
+    else:
+        monkeypatch.setattr(os, "getpid", lambda: 0)
+    fit(copies / "2", version="mine")
+    assert written(copies / "2" / "tb") == written(run / "tb")
+    assert points(copies / "2" / "tb") == points(run / "tb")
+    assert list((copies / "2" / "tb").rglob("replaced.*"))
+
+
+def test_a_run_in_another_checkpoint_directory_leaves_the_events_of_the_first(tmp_path):
+    for name in ("one", "other"):
+        seed_everything(0, verbose=False)
+        checkpoints = cairn.Checkpointer(tmp_path / name, 100, writing=cairn.Writing("sync"))
+        logger = TensorBoardLogger(tmp_path, name="tb", version="mine", default_hp_metric=False)
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        trainer = Trainer(max_steps=1, callbacks=[checkpoints], logger=logger, log_every_n_steps=1, **quiet)
+        data = cairn.DataLoader(TensorDataset(torch.ones(8, 3)), 2)
+        trainer.fit(Net(), data, cairn.DataLoader(TensorDataset(torch.ones(4, 3)), 4))
+    assert written(tmp_path / "tb" / "mine")["."]["loss_step"] == [0, 0]

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger as LightningCSVLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from cairn.errors import SaveError
 from cairn.lightning.logs import loggers
@@ -42,7 +44,8 @@ def test_loggers_are_synced_and_a_failed_sync_fails_the_save():
 def test_each_logger_gets_its_state_back_by_class_and_number():
     one, other, forgetful = Remembers(), AlsoRemembers(), object()
     trainer = SimpleNamespace(loggers=[forgetful, one, other])
-    loggers.restore(trainer, {"Remembers 0": {"rows": 1}, "Remembers 1": {"rows": 2}, "Gone 0": {"rows": 9}})
+    with pytest.warns(match="builtins's object has no state .* is logged again"):
+        loggers.restore(trainer, {"Remembers 0": {"rows": 1}, "Remembers 1": {"rows": 2}, "Gone 0": {"rows": 9}})
     assert (one.state, other.state) == ({"rows": 1}, None)
 
 
@@ -51,3 +54,15 @@ def test_a_mock_of_a_logger_has_no_state_and_a_wrapper_of_one_has():
     wrapper.state_dict.return_value = {"rows": 3}
     trainer = SimpleNamespace(loggers=[Mock(), wrapper])
     assert loggers.states(trainer) == {"Mock 1": {"rows": 3}}
+
+
+def test_a_logger_that_cannot_resume_is_named_once_and_one_that_writes_nothing_is_not():
+    first, second = (TableLogger() for _ in range(2))
+    with pytest.warns(match=r"TableLogger has no state .* stays there, and is logged again") as caught:
+        loggers.restore(SimpleNamespace(loggers=[first, second, DummyLogger(), Remembers()]), {})
+    assert len(caught) == 1
+
+
+class TableLogger(LightningCSVLogger):
+    def __init__(self):
+        super().__init__("unused")

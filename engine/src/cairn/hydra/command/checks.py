@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from omegaconf import DictConfig, OmegaConf
+
 from cairn import opening
 from cairn.store import disk
+from cairn.trackers.secrets import SECRET, keys_with_secrets
 
 _FIRST_BYTES = 30_000
 """Enough for the files with the configuration, which Hydra and the start of a run write."""
@@ -35,6 +38,17 @@ def files(written: Sequence[Path], folders: Sequence[Path]) -> None:
     odd = [*opening.links_among(written), *(folder for folder in folders if folder.is_symlink())]
     if odd:
         refuse(f"{odd[0]} is a link or not a regular file, and this run would write to it. Move it away.")
+
+
+def no_secrets(config: DictConfig) -> None:
+    """Check that no logger has an address with a password or a token: Hydra would store it with the run.
+
+    Args:
+        config: The composed configuration.
+    """
+    plain = OmegaConf.to_container(config.get("logger") or OmegaConf.create(), resolve=False)
+    for key in keys_with_secrets(plain, "logger"):
+        refuse(SECRET.format(key=key))
 
 
 def refuse(message: str) -> NoReturn:

@@ -21,7 +21,9 @@ from cairn.hydra.command.arguments import literal, quoted
 from cairn.hydra.compose import trusted
 from cairn.store.catalog import Catalog
 
-_DIRECTORY = re.compile(r"(?:.*_)?(?:dir|dirname|dirpath|directory|folder|logdir|save_path|base_url|tracking_uri)")
+_DIRECTORY = re.compile(
+    r"(?:.*_)?(?:dir|dirname|dirpath|directory|folder|logdir|save_path|base_url|tracking_uri|server_url|space_id)"
+)
 """Names of arguments that say where something is written, or which server it is sent to."""
 _PLAIN = re.compile(r"[\w./:@-]+", re.ASCII)
 _FILE = "filename"
@@ -30,6 +32,7 @@ _HYDRA_COMPOSES = ("hydra", "paths")
 _DATA = "data."
 """Most directories below this group are read: one that is there already is not asked about."""
 _CHECKPOINTS = "checkpoint.dirpath"
+_STORES, _MOST_LEVELS = ("mlflow", "trackio"), 4
 
 
 def check(config: DictConfig, run: Path, run_id: str, overrides: Sequence[str], repeated: Sequence[str]) -> None:
@@ -48,7 +51,7 @@ def check(config: DictConfig, run: Path, run_id: str, overrides: Sequence[str], 
     found = {
         key: value
         for key, value in _written(OmegaConf.to_container(config, resolve=True), "")
-        if not _is_below(value, run) and not _is_known(key, value, run_id)
+        if not _is_below(value, run) and not _is_known(key, value, run_id) and not _is_store(key, value, run)
     }
     if not found:
         return
@@ -110,6 +113,18 @@ def _is_known(key: str, value: str, run_id: str) -> bool:
             return False
         return newest is not None and newest.run == run_id
     return key.startswith(_DATA) and os.path.isdir(_absolute(value))
+
+
+def _is_store(key: str, value: str, run: Path) -> bool:
+    """Return whether a directory is that of a tracker which the runs of one directory of logs share.
+
+    A run is two or three levels below that directory, which belongs to the owner of this run, not to who has made it.
+    """
+    if not key.endswith(".store_dir") or "://" in value:
+        return False
+    place = Path(os.path.realpath(_absolute(value).rpartition(os.sep)[0] or os.sep))
+    logs = Path(os.path.realpath(run)).parents[:_MOST_LEVELS]
+    return os.path.basename(_absolute(value)) in _STORES and place in logs
 
 
 def _is_own(value: str, own: str | None, run: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
-from cairn.hydra.parse import mirror_settings, wandb_settings
+from cairn.hydra.parse import mirror_settings, tracker_settings, wandb_settings
 from cairn.hydra.parse.objects import build_object, errors_at, in_yaml, target_name, target_of
 from cairn.policy import patience
 from cairn.policy.keep import Best, Latest, Rule
@@ -134,6 +134,9 @@ def parse(cfg: DictConfig) -> Settings:
     )
     for name, node in settings.callbacks.items():
         target_name(f"callbacks.{name}", node)
+    tracker_settings.check_addresses(settings.loggers)
+    if settings.train:
+        tracker_settings.check_installed(settings.loggers)
     for name, node in settings.loggers.items():
         _check_logger(f"logger.{name}", node, settings.task_name)
     _check_together(settings)

@@ -16,8 +16,9 @@ from cairn.errors import ConfigError
 from cairn.hydra.sweep import job_name
 from cairn.runs import config_file
 from cairn.store.listener import Listener
+from cairn.trackers.settings import ArtifactSettings
 from cairn.units import parse_duration_s, parse_size
-from cairn.wandb.settings import ArtifactSettings, WandbSettings, logger_key, stored
+from cairn.wandb.settings import WandbSettings, logger_key, stored
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +98,22 @@ def logger_arguments(cfg: DictConfig, key: str, run: Path, run_id: str) -> dict[
         return {}
     from cairn.wandb import run as wandb_run
 
-    hydra = HydraConfig.get() if HydraConfig.initialized() else None
-    job = None
-    if hydra is not None and hydra.mode == RunMode.MULTIRUN:
-        sweep = Path(hydra.sweep.dir).absolute()
-        job = wandb_run.SweepJob(sweep, job_name.special(hydra.overrides.task, _overrides_of(sweep)))
+    sweep, special = sweep_job()
+    job = wandb_run.SweepJob(sweep, special) if sweep is not None else None
     return wandb_run.logger_arguments(settings, run, run_id, job)
+
+
+def sweep_job() -> tuple[Path | None, list[str]]:
+    """Return the directory of the sweep and the overrides in which this job differs from the others.
+
+    Returns:
+        The directory, and the overrides; None and nothing outside of a sweep.
+    """
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    if hydra is None or hydra.mode != RunMode.MULTIRUN:
+        return None, []
+    sweep = Path(hydra.sweep.dir).absolute()
+    return sweep, list(job_name.special(hydra.overrides.task, _overrides_of(sweep)))
 
 
 def listeners(cfg: DictConfig, loggers: Sequence[Any], run: Path, facts: Mapping[str, Any]) -> list[Listener]:

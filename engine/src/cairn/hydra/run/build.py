@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from omegaconf import ListConfig, OmegaConf
 from cairn.account.progress import ProgressFile
 from cairn.errors import ConfigError
 from cairn.hydra import command_line
-from cairn.hydra.parse import wandb_settings
+from cairn.hydra.parse import tracker_settings, wandb_settings
 from cairn.hydra.parse.objects import build_object, target_of
 from cairn.hydra.run import hanging, provenance, proving, sharded
 from cairn.hydra.run.init_weights import InitWeights
@@ -33,6 +34,8 @@ from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.lightning.saved import unsaved
 from cairn.lightning.step_environment import StepEnvironment
 from cairn.lightning.torchrun import Attempt, TorchrunEnvironment
+from cairn.trackers.logger import RowLogger
+from cairn.wandb.logger import WandbLogger as OurWandbLogger
 
 
 @dataclass(frozen=True)
@@ -177,24 +180,32 @@ def loggers(start: Start) -> list[Logger]:
     for name, node in start.settings.loggers.items():
         more = wandb_settings.logger_arguments(start.settings.config, name, start.directory.path, start.run_id)
         target = target_of(f"logger.{name}", node)
+        more |= tracker_settings.logger_arguments(node, target, start.directory.path, start.run_id)
         if not more and isinstance(target, type) and issubclass(target, WandbLogger):
             more = {"id": node.get("id") or start.run_id}
         built.append(build_object(f"logger.{name}", node, **more))
+        if isinstance(built[-1], RowLogger):
+            built[-1].is_closed_by_run = True
+    tracker_settings.check_distinct(dict(zip(start.settings.loggers, built, strict=True)))
     return built
 
 
 def _restore_metrics(start: Start, built: Sequence[Logger]) -> None:
-    """Truncate metrics.csv to the checkpoint before train.py can log anything, with trainer.validate() for example.
+    """Give the loggers that have a history their position before train.py can log anything, by trainer.validate().
 
-    Otherwise the first row would replace the file, because the logger would assume that an attempt without a
-    checkpoint wrote it. `fit` truncates the file again, which removes rows that were logged in between.
+    Otherwise the first row would replace the history, because the logger would assume that an attempt without a
+    checkpoint wrote it. `fit` gives the position again, which removes rows that were logged in between.
     """
     if start.plan.path is None or start.plan.saved is None:
         return
     saved = start.loader.peek(start.plan.path)[unsaved.KEY]["loggers"]
-    for number, logger in enumerate(logger for logger in built if isinstance(logger, CSVLogger)):
-        if (position := saved.get(f"{CSVLogger.__name__} {number}")) is not None:
+    numbers: Counter[str] = Counter()
+    for logger in built:
+        name = type(logger).__name__
+        position = saved.get(f"{name} {numbers[name]}")
+        if position is not None and isinstance(logger, CSVLogger | OurWandbLogger | RowLogger):
             logger.load_state_dict(position)
+        numbers[name] += 1
 
 
 def _reason_to_stop(context: JobContext) -> Callable[[float], str | None]:

@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Remove what DDP and W&B leave in the process."""
+    """Remove what DDP and trackers leave in the process."""
     before = dict(os.environ)
     try:
         yield
@@ -19,6 +19,6 @@ def restored() -> Iterator[None]:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         names = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"}
-        names |= {name for name in os.environ if name.startswith("WANDB_")}
+        names |= {name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_"))}
         for name in names:
             os.environ.pop(name, None) if name not in before else os.environ.update({name: before[name]})

@@ -1,11 +1,11 @@
-"""What others learn of a run before it trains: loggers its facts, and W&B and the mirror its checkpoints."""
+"""What others learn of a run before it trains: loggers its facts, and trackers and the mirror its checkpoints."""
 
 from __future__ import annotations
 
 from lightning.pytorch import LightningModule
 from torch.nn.parameter import is_lazy
 
-from cairn.hydra.parse import mirror_settings, wandb_settings
+from cairn.hydra.parse import mirror_settings, tracker_settings, wandb_settings
 from cairn.hydra.run import provenance
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.init_weights import InitWeights
@@ -42,3 +42,4 @@ def run(start: Start, built: Built, model: LightningModule, weights: InitWeights
     facts = provenance.facts(directory.path, metadata["git"], num_parameters, source, overrides)
     wandb_run.log_run(directory.path, trainer.loggers, metadata["config"], facts)
     built.checkpoints.listeners += wandb_settings.listeners(settings.config, trainer.loggers, directory.path, facts)
+    built.checkpoints.listeners += tracker_settings.listeners(settings.config, trainer.loggers, directory.path, facts)

@@ -5,8 +5,9 @@
     after the resume   events.1:  900 bytes   replaced.2   events.3
 
 Only files of this run are touched: with a fixed `version`, other runs may write to the same folder. A file names the
-process that has written it. The checkpoint knows the processes up to then, and a note in the folder those that have
-resumed the run since then.
+process that has written it. The checkpoint knows the processes up to then, and notes in the folder those that have
+begun or resumed the run since then. A run that was killed before its first checkpoint begins again: all of its files
+are set aside.
 
 `purge_step` of TensorBoard would hide points by their step alone: too many of those that have a step of their own, such
 as a number of samples, and too few of those that are logged at the end of an epoch.
@@ -14,9 +15,11 @@ as a number of samples, and too few of those that are logged at the end of an ep
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +38,8 @@ _MARK = "tfevents"
 """TensorBoard reads each file with this in its name."""
 _HEADER_BYTES = 100
 """A file without an event is smaller."""
+_BEGAN_S = int(time.time())
+"""Files of this process are younger. In a container, the process of another attempt may have the same number."""
 
 
 @dataclass
@@ -43,6 +48,8 @@ class _Run:
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     processes: set[str] = field(default_factory=set)
+    goes_on: bool = False
+    """Whether it continues from a checkpoint that knows its files."""
     newer: dict[Path, int | None] = field(default_factory=dict)
     """Files with events after the checkpoint, and the size to cut them to; None: all of the file is newer."""
 
@@ -116,6 +123,24 @@ class EventFiles:
             )
 
     @rank_zero_only
+    def note_start(self, checkpoints: Path) -> None:
+        """Note this process. Files of earlier starts without a checkpoint are set aside when training begins.
+
+        Args:
+            checkpoints: The checkpoint directory. Without a checkpoint, nothing else says which run this is.
+        """
+        if not self._is_local:
+            return
+        folder, run, process = Path(self.logger.log_dir), self._run, _this_process(self.logger)
+        where = os.path.relpath(checkpoints.resolve(), folder.resolve())  # the same after a move of both
+        note = folder / f"attempts.{hashlib.sha256(where.encode()).hexdigest()[:12]}.txt"
+        if not run.goes_on and note.exists():
+            earlier = opening.read_text(note).split()
+            own = [path for path in _found(folder) if _is_by(path, [process]) and _time_of(path) >= _BEGAN_S]
+            run.newer = {path: None for path in _found(folder) if _is_by(path, earlier) and path not in own}
+        _append(note, process)
+
+    @rank_zero_only
     def training_begins(self) -> None:
         """Remove what was written after the checkpoint."""
         newer, self._run.newer = self._run.newer, {}
@@ -131,7 +156,7 @@ class EventFiles:
 
     def _take_over(self, state: Mapping[str, Any], process: str) -> None:
         """Learn which processes have written for the run of a checkpoint, and add this one to the note about them."""
-        run = _RUNS[self.logger] = _Run(state["run"], set(state["processes"]))
+        run = _RUNS[self.logger] = _Run(state["run"], set(state["processes"]), goes_on=True)
         note = Path(self.logger.log_dir, f"attempts.{run.id}.txt")
         if note.exists():
             run.processes.update(opening.read_text(note).split())
@@ -142,9 +167,7 @@ class EventFiles:
                 f"TensorBoard: {note.parent} also has events of another run, which are left alone ({others[0]}). Give "
                 f"each run a `version` of its own."
             )
-        note.parent.mkdir(parents=True, exist_ok=True)
-        with opening.for_appending(note) as file:
-            file.write(f"{process}\n".encode())
+        _append(note, process)
 
     @property
     def _is_local(self) -> bool:
@@ -156,14 +179,30 @@ class EventFiles:
         `add_scalars` makes folders in it.
         """
         folder, ours = Path(self.logger.log_dir), self._run.processes
-        found = sorted(folder.rglob(f"*{_MARK}*"))
-        return [(path.relative_to(folder).as_posix(), path) for path in found if _is_by(path, ours)]
+        return [(path.relative_to(folder).as_posix(), path) for path in _found(folder) if _is_by(path, ours)]
 
 
 def _this_process(logger: TensorBoardLogger) -> str:
     """Host and process as they stand in the name of a file; tensorboardX names the host only."""
     is_x = type(logger.experiment).__module__.startswith("tensorboardX")
     return socket.gethostname() if is_x else f"{socket.gethostname()}.{os.getpid()}"
+
+
+def _found(folder: Path) -> list[Path]:
+    """Event files in a folder and below it."""
+    return sorted(folder.rglob(f"*{_MARK}*"))
+
+
+def _append(note: Path, process: str) -> None:
+    note.parent.mkdir(parents=True, exist_ok=True)
+    with opening.for_appending(note) as file:
+        file.write(f"{process}\n".encode())
+
+
+def _time_of(path: Path) -> int:
+    """When a file was begun, in seconds since 1970: `events.out.tfevents.TIME.HOST.PID.NUMBER`."""
+    text = path.name.partition(f"{_MARK}.")[2].partition(".")[0]
+    return int(text) if text.isdecimal() else 0
 
 
 def _is_by(path: Path, processes: Collection[str]) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn.errors import SaveError
 from cairn.lightning.logs.event_files import EventFiles
@@ -34,6 +37,23 @@ def restore(trainer: Trainer, saved: Mapping[str, Any]) -> None:
     for name, logger in _resumable(trainer).items():
         if name in saved:
             logger.load_state_dict(saved[name])
+    for name in dict.fromkeys(_name(logger) for logger in trainer.loggers if not _can_resume(logger)):
+        rank_zero_warn(
+            f"{name} has no state that a checkpoint could hold: what it logged after this checkpoint stays there, and "
+            f"is logged again. TensorBoardLogger and the loggers of Cairn have each row once."
+        )
+
+
+def note_start(trainer: Trainer, checkpoints: Path) -> None:
+    """Let event files know which run they belong to: one without a checkpoint is known by its directory.
+
+    Args:
+        trainer: The trainer.
+        checkpoints: The checkpoint directory.
+    """
+    for logger in _resumable(trainer).values():
+        if isinstance(logger, EventFiles):
+            logger.note_start(checkpoints)
 
 
 def training_begins(trainer: Trainer) -> None:
@@ -67,11 +87,27 @@ def _resumable(trainer: Trainer) -> dict[str, Any]:
     classes: dict[str, int] = {}
     found: dict[str, Any] = {}
     for logger in trainer.loggers:
-        keeper: Any = logger
-        if isinstance(logger, TensorBoardLogger) and not hasattr(logger, "state_dict"):
-            keeper = EventFiles(logger)
-        if hasattr(keeper, "state_dict") and hasattr(keeper, "load_state_dict"):
-            name = type(logger).__name__
-            classes[name] = number = classes.get(name, -1) + 1
-            found[f"{name} {number}"] = keeper
+        if not (_is_tensorboard(logger) or _has_state(logger)):
+            continue
+        keeper = EventFiles(logger) if _is_tensorboard(logger) else logger
+        name = type(logger).__name__
+        classes[name] = number = classes.get(name, -1) + 1
+        found[f"{name} {number}"] = keeper
     return found
+
+
+def _can_resume(logger: Any) -> bool:
+    """Whether a logger has a state, or writes nothing."""
+    return _is_tensorboard(logger) or _has_state(logger) or isinstance(logger, DummyLogger)
+
+
+def _has_state(logger: Any) -> bool:
+    return hasattr(logger, "state_dict") and hasattr(logger, "load_state_dict")
+
+
+def _is_tensorboard(logger: Any) -> TypeGuard[TensorBoardLogger]:
+    return isinstance(logger, TensorBoardLogger) and not hasattr(logger, "state_dict")
+
+
+def _name(logger: Any) -> str:
+    return f"{type(logger).__module__.partition('.')[0]}'s {type(logger).__name__}"

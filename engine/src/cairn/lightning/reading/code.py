@@ -21,8 +21,8 @@ from torch import nn
 
 _FRAMEWORKS = {"lightning", "lightning_fabric", "pytorch_lightning", "torch", "torchmetrics", "cairn", "numpy", "hydra"}
 _INSTRUMENTS = {
-    *("tqdm", "rich", "wandb", "tensorboard", "tensorboardX", "mlflow", "neptune", "comet_ml", "clearml", "aim"),
-    *("swanlab", "loguru", "structlog", "psutil", "pynvml", "codecarbon", "matplotlib"),
+    *("tqdm", "rich", "wandb", "tensorboard", "tensorboardX", "mlflow", "trackio", "neptune", "comet_ml", "clearml"),
+    *("aim", "swanlab", "loguru", "structlog", "psutil", "pynvml", "codecarbon", "matplotlib"),
 }
 """Packages whose objects watch a training: a progress bar, a logger, a figure."""
 _LIBRARIES = _FRAMEWORKS | _INSTRUMENTS | (sys.stdlib_module_names - {"__main__"})

@@ -1,4 +1,4 @@
-"""What W&B should have, kept up to date by the thread that commits, and read by the thread that talks to W&B."""
+"""What a tracker should have: kept up to date by the thread that commits, read by the one that talks to a tracker."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cairn.store.listener import Links
+from cairn.trackers.deleted import Deleted
+from cairn.trackers.plan import Wanted
+from cairn.trackers.settings import ArtifactSettings
 from cairn.types import Saved
 from cairn.uploads.limit import hold
 from cairn.uploads.once import ErrorsOnce
 from cairn.uploads.outbox import Outbox
-from cairn.wandb.deleted import Deleted
-from cairn.wandb.plan import Wanted
-from cairn.wandb.settings import ArtifactSettings
 
 _LATER = "is uploaded at the end of the run"
 """What becomes of a checkpoint that exceeds the queue."""
 
 
 class State:
-    """Collects what happens to checkpoints into one value, `wanted`. Nothing in here waits for W&B.
+    """Collects what happens to checkpoints into one value, `wanted`. Nothing in here waits for the tracker.
 
     Args:
-        settings: Which checkpoints W&B should have.
+        settings: Which checkpoints the tracker should have.
         outbox: Keeps the bytes of what waits for its upload. Used online only.
         on_disk: The digests of what retention deletes, for later starts.
         online: Checkpoints are uploaded, and not only referred to.
@@ -115,7 +115,7 @@ class State:
     # Called by the worker
 
     def wanted(self) -> Wanted:
-        """What W&B should have now."""
+        """What a tracker should have now."""
         held = self.outbox.held if self._online else frozenset()
         with self._lock:
             return Wanted(
@@ -151,7 +151,7 @@ class State:
                 self._chosen.pop(name, None)
 
     def listed(self, digests: Collection[str]) -> None:
-        """W&B has listed what it has (`digests`): from now on it is known what is missing there."""
+        """The tracker has listed what it has (`digests`): from now on it is known what is missing there."""
         noted = self._on_disk.digests().intersection(digests)
         with self._lock:
             self._unlisted.clear()
@@ -163,6 +163,6 @@ class State:
             self._over_limit.clear()
 
     def forget_deleted(self, but: Collection[str]) -> None:
-        """Forget the digests of deleted checkpoints, except for those that W&B has (`but`) or is about to have."""
+        """Forget the digests of deleted checkpoints, except for those that it has (`but`) or is about to have."""
         with self._lock:
             self._deleted &= {*but, *(saved.digest for saved in self._chosen.values())}

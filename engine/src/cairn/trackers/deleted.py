@@ -1,4 +1,4 @@
-"""The digests of what retention has deleted, so that W&B's versions of it can be deleted by a later start as well."""
+"""The digests of what retention has deleted, so that a later start can delete a tracker's versions of it as well."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cairn.store import disk
 
 
 class Deleted:
-    """A file of digests. A checkpoint that is missing and not in it was moved by its owner: W&B keeps it.
+    """A file of digests. A checkpoint that is missing and not in it was moved by its owner: the tracker keeps it.
 
     Args:
         folder: Where the file is: the folder `wandb` of a run directory.
@@ -32,7 +32,7 @@ class Deleted:
                 with opening.for_appending(self.path) as file:
                     file.write(f"{digest}\n".encode())
             except OSError:
-                pass  # W&B's version is deleted by this process, unless it ends before
+                pass  # the version is deleted by this process, unless it ends before
 
     def digests(self) -> set[str]:
         """All digests. Those without a scheme in front were noted in times of manifest format 1."""

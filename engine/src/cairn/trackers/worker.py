@@ -1,4 +1,4 @@
-"""The thread that talks to W&B: after each change it does what is left to do, and then waits for the next one."""
+"""The thread that talks to a tracker: after each change it does what is left to do, and then waits for the next one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from functools import partial
 from typing import Any
 
 from cairn.errors import first_line
-from cairn.types import Saved
-from cairn.uploads.once import ErrorsOnce
-from cairn.uploads.thread import WakingThread
-from cairn.wandb import client
-from cairn.wandb.plan import (
+from cairn.trackers.plan import (
     AddAliases,
     Delete,
     Operation,
@@ -26,8 +22,12 @@ from cairn.wandb.plan import (
     taken,
     without,
 )
-from cairn.wandb.remote import FileGone, Remote
-from cairn.wandb.state import State
+from cairn.trackers.remote import FileGone, Remote
+from cairn.trackers.secrets import hidden
+from cairn.trackers.state import State
+from cairn.types import Saved
+from cairn.uploads.once import ErrorsOnce
+from cairn.uploads.thread import WakingThread
 
 _USE = "could not record what this run starts from"
 _LIST = "could not find out what it has of this run"
@@ -42,7 +42,7 @@ class Executor:
 
     Args:
         remote: Executes single operations.
-        state: What W&B should have.
+        state: What the tracker should have.
         errors: Logs what goes wrong.
     """
 
@@ -71,7 +71,7 @@ class Executor:
             self._gone.add((gone.saved.name, gone.saved.digest))
             return False
         except Exception as error:
-            self._errors.log(what, f"{what} ({first_line(error)})")
+            self._errors.log(what, f"{what} ({hidden(first_line(error))})")
             return False
         return True
 
@@ -102,11 +102,11 @@ class Executor:
         self.update()
 
     def missing(self) -> list[str]:
-        """File names of the checkpoints that W&B should have and does not have."""
+        """File names of the checkpoints that the tracker should have and does not have."""
         return [saved.name for saved in self._missing() if (saved.name, saved.digest) not in self._gone]
 
     def refresh(self) -> None:
-        """Find out what W&B has."""
+        """Find out what the tracker has."""
         self.attempt(_LIST, self._list_versions)
 
     def _missing(self) -> Sequence[Saved]:
@@ -130,7 +130,7 @@ class Executor:
 
     def _holds(self, version: Version, saved: Saved) -> bool | None:
         answers: list[bool] = []
-        self.attempt(_LIST, lambda: answers.append(client.holds(version.handle, saved)))
+        self.attempt(_LIST, lambda: answers.append(self._remote.holds(version, saved)))
         return answers[0] if answers else None
 
     def _task(self, operation: Operation) -> tuple[str, Callable[[], Any]]:
@@ -180,12 +180,12 @@ class Worker:
     def __init__(self, executor: Executor, uses: Sequence[Callable[[], Any]] = ()) -> None:
         self._executor, self._uses = executor, uses
         self.missing: list[str] = []
-        """Known at the end: file names of checkpoints that W&B should have and does not have."""
+        """Known at the end: file names of checkpoints that the tracker should have and does not have."""
         self.thread = WakingThread("wandb-artifacts", self._work)
         self.thread.start()
 
     def refresh(self) -> None:
-        """Find out what W&B has, then do what is left to do."""
+        """Find out what the tracker has, then do what is left to do."""
         self.thread.wake(_REFRESH)
 
     def update(self) -> None:

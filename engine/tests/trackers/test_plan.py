@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.support.values import at, saved
 
 from cairn.store import names
-from cairn.wandb.plan import (
+from cairn.trackers.plan import (
     AddAliases,
     Delete,
     Release,
@@ -23,7 +23,7 @@ from cairn.wandb.plan import (
     versions_of,
     without,
 )
-from cairn.wandb.settings import ArtifactSettings
+from cairn.trackers.settings import ArtifactSettings
 
 NUM = 5
 ALL = [replace(saved(n, position=at(n + 1, step=n)), digest=f"d{n}") for n in range(NUM)]

@@ -1,4 +1,4 @@
-"""What W&B should have of a run's checkpoints, what it has, and the next steps from the one to the other.
+"""What a tracker should have of a run's checkpoints, what it has, and the next steps from the one to the other.
 
 Pure: facts go in, operations come out. The executor puts the result of each into `actual` and asks again:
 
@@ -18,15 +18,15 @@ from typing import Any
 
 from cairn.store import names
 from cairn.store.listener import Links
+from cairn.trackers.settings import ArtifactSettings
 from cairn.types import Saved
-from cairn.wandb.settings import ArtifactSettings
 
 LATEST, BEST, FINAL = "latest", "best", "final"
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the run's artifact, as W&B has it."""
+    """A version of the run's artifact, as the tracker has it."""
 
     id: str
     name: str
@@ -42,7 +42,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What W&B should have."""
+    """What a tracker should have."""
 
     settings: ArtifactSettings
     kept: Mapping[str, Saved] = field(default_factory=dict)
@@ -129,14 +129,14 @@ def reconcile(wanted: Wanted, actual: Sequence[Version]) -> list[Operation]:
     """The operations that are left to do, in the order in which to do them.
 
     Args:
-        wanted: What W&B should have.
-        actual: The versions that W&B has.
+        wanted: What the tracker should have.
+        actual: The versions that the tracker has.
 
     Returns:
-        No operation if W&B has what it should have.
+        No operation if the tracker has what it should have.
     """
     lacking, known = missing(wanted, actual), _by_checkpoint(actual)
-    # First what is new: what it replaces stays in W&B until then, and `latest` goes to whatever was uploaded last.
+    # First what is new: what it replaces stays there until then, and `latest` goes to whatever was uploaded last.
     uploads = [
         Upload(saved, _aliases(wanted, saved, references))
         for saved in lacking
@@ -146,8 +146,8 @@ def reconcile(wanted: Wanted, actual: Sequence[Version]) -> list[Operation]:
 
 
 def missing(wanted: Wanted, actual: Sequence[Version]) -> list[Saved]:
-    """Checkpoints that W&B should have and does not have, as far as this is known, oldest first."""
-    # What was deleted here is still wanted if W&B is to keep it.
+    """Checkpoints that the tracker should have and does not have, as far as this is known, oldest first."""
+    # What was deleted here is still wanted if the tracker is to keep it.
     chosen = [s for s in wanted.chosen.values() if s.name in wanted.kept or wanted.settings.deleted != "delete"]
     now = [s for s in wanted.kept.values() if wanted.settings.wants(s, wanted.links, wanted.finished)]
     candidates = {saved.name: saved for saved in (*chosen, *now)}.values()
@@ -170,14 +170,14 @@ def _by_checkpoint(actual: Sequence[Version]) -> dict[tuple[str, str], list[Vers
 
 
 def taken(actual: Sequence[Version], version: Version) -> list[Version]:
-    """The versions that W&B has after one was made or changed: an alias belongs to one version only."""
+    """The versions that the tracker has after one was made or changed: an alias belongs to one version only."""
     # In place: of two versions of one checkpoint, the first one must stay the first one.
     found = [version if v.id == version.id else replace(v, aliases=v.aliases - version.aliases) for v in actual]
     return found if version in found else [*found, version]
 
 
 def without(actual: Sequence[Version], version: Version) -> list[Version]:
-    """The versions that W&B has after one was deleted."""
+    """The versions that the tracker has after one was deleted."""
     return [other for other in actual if other.id != version.id]
 
 
@@ -219,7 +219,7 @@ def _taken_back(wanted: Wanted, actual: Sequence[Version]) -> list[Operation]:
             elif wanted.settings.deleted == "untag" and version.aliases:
                 found.append(Untag(version))
         elif version.has_bytes is False and (version.name, version.digest) in there:
-            found.append(Delete(version))  # a mere reference, left by W&B's own sync of an offline run
+            found.append(Delete(version))  # a mere reference, left by "wandb sync" of an offline run
     return found
 
 
