@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from cairn.hydra.schema.json_types import Schema, union
+from cairn.trackers.settings import WhenDeleted, Which
 from cairn.types import AuditMode, ElasticLevel, Mode
 from cairn.units import SECONDS_PER_UNIT
-from cairn.wandb.settings import WhenDeleted, Which
 from cairn.writing.options import Sharded, WhenBusy, WriterKind
 
 NULL: Schema = {"type": "null"}
