@@ -126,12 +126,9 @@ class Mirrors:
         Raises:
             ConfigError: It belongs to another run, or cannot be written.
         """
-        if self._own is None:
-            return
-        if mirror_settings.writes(config):
+        if self._own is not None and mirror_settings.writes(config):
             self._claim(self._own, run)
-        elif config.get("train") and not config.checkpoint.get("triggers"):
-            log.warning("%s: this run saves no checkpoints, so that none is uploaded to %s.", _KEY, self._own)
+        _warn_if_idle(config, self._own)
 
     def bring(self, local: Saved | None) -> Saved | None:
         """Bring the newest intact checkpoint into the run directory, if it is newer than the local one.
@@ -187,3 +184,8 @@ def _own(config: DictConfig, run: Path) -> Address | None:
     if proof_run.current() is not None:  # a proof writes to its own directories only
         return None
     return mirror_address.of_start(config, run, mirrored_run.resumed_address())
+
+
+def _warn_if_idle(config: DictConfig, own: Address | None) -> None:
+    if own is not None and config.get("train") and not config.checkpoint.get("triggers"):
+        log.warning("%s: this run saves no checkpoints, so that none is uploaded to %s.", _KEY, own)
