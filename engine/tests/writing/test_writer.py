@@ -1,5 +1,6 @@
 """A writer process commits what a thread would; the checkpoint is committed whichever of the two processes dies."""
 
+import gc
 import json
 import logging
 import os
@@ -427,8 +428,9 @@ def test_after_the_training_is_killed_an_idle_writer_ends(folder, how):
 
 def test_a_closed_writer_leaves_nothing_behind(folder):
     def fds():
-        return sorted(os.listdir("/proc/self/fd"))
+        return set(os.listdir("/proc/self/fd"))
 
+    gc.collect()  # files that other tests have left open may be closed at any time
     before = fds()
     pool = BufferPool(2)
     separate = WriterProcess(pool)
@@ -440,7 +442,7 @@ def test_a_closed_writer_leaves_nothing_behind(folder):
     assert select.select([handle], [], [], 0)[0], "it is still there"
     os.close(handle)
     assert separate.pid is None
-    assert fds() == before
+    assert fds() <= before
 
 
 def test_a_writer_inherits_only_its_pipe_and_the_buffers(folder, pool, separate):

@@ -16,7 +16,7 @@ from cairn.errors import ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.remote import address, origin, owner, pruned
 from cairn.remote.address import Address, is_address
-from cairn.runs import attempts, status, terminal
+from cairn.runs import status, terminal
 from cairn.runs.claimed import claimed
 from cairn.runs.directory import RunDirectory
 from cairn.store import audit, disk, earlier
@@ -102,7 +102,7 @@ def _check_mirror_is_free(directory: CheckpointDirectory, where: Address) -> Non
     if directory.run is None or not origin.asked(where, owner.open_since):
         return
     run = directory.run
-    if status.from_files(run.record(), progress.read(run.progress_file), attempts.read(run)) == "running":
+    if status.from_files(run.record(), progress.read(run.progress_file), status.known_attempts(run)) == "running":
         raise ResumeError(
             f"{where} is the mirror of a run that seems to train: stop it first. If it was killed, wait until its last "
             f"sign of life is {format_duration(status.SILENT_S)} old. Nothing was deleted."

@@ -94,11 +94,15 @@ class Interrupts:
     def __exit__(self, *exception: object) -> None:
         self.remove()
 
+    def restore(self, number: int) -> None:
+        """Restore the handler from before for one signal."""
+        _restore(number, (self._removed | self.previous_handlers).get(number))
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a forked process inherits the handler
-            # Without this, the end of a `multiprocessing.Pool` would wait for ever. The other signals come from a
-            # terminal or a scheduler to all processes: the main one obeys, and needs its children until then.
-            if number == signal.SIGTERM:
+            # The other signals come from a terminal or a scheduler to all processes: the main one obeys, and needs its
+            # children until then.
+            if number == signal.SIGTERM:  # it came before `_let_forks_end`
                 self._pass_on(number)
             return
         if self._calls_own:  # a handler of the user passes the signal on to the one that it found: this one
@@ -137,12 +141,23 @@ class Interrupts:
 
         Lightning does that when a fit fails: it restores what it found at its start, which was our handler.
         """
-        _restore(number, (self._removed | self.previous_handlers).get(number))
+        self.restore(number)
         signal.raise_signal(number)
 
 
 def _restore(number: int, handler: Any) -> None:
     signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: a handler that C code installed
+
+
+def _let_forks_end() -> None:
+    """Let the parent end this forked process by SIGTERM. Without this, the end of a `multiprocessing.Pool` may hang."""
+    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if isinstance(owner, Interrupts):
+        owner.restore(signal.SIGTERM)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_forks_end)
 
 
 def _is_of_a_library(handler: Any) -> bool:

@@ -71,9 +71,17 @@ def write_predictions(
     writer = _Writer(Path(directory), seed, made_with or {})
     original = getattr(owner, name)
     limit = trainer.limit_predict_batches
-    shares = {"predict_dataloader": lambda: writer.begin(trainer, original(), limit)}
+    errors: list[Exception] = []
+
+    def share() -> Any:
+        try:
+            return writer.begin(trainer, original(), limit)
+        except Exception as error:  # Lightning would leave all classes of loaders changed
+            errors.append(error)
+            return []
+
     with (
-        _replaced(owner, **shares, **_with_stage(owner, name)),
+        _replaced(owner, predict_dataloader=share, **_with_stage(owner, name)),
         _with_callback(trainer, writer),
         _explained(model, name, writer),
     ):
@@ -85,6 +93,8 @@ def write_predictions(
                 trainer.predict(model, None, module, return_predictions=False, ckpt_path=ckpt_path, weights_only=True)
         finally:
             trainer.limit_predict_batches = limit
+    if errors:
+        raise errors[0]
     writer.end(trainer)
 
 

@@ -98,7 +98,7 @@ def _look(sweep: Path, name: str, submitted: Sequence[SubmittedJob], alive: Mapp
     run = RunDirectory(sweep / name)
     reached = progress.read(run.progress_file)
     record, saved, config = _read(run)
-    tried = _attempts(run)
+    tried = known_attempts(run)
     queued = alive.get(newest.job, _NOT_QUEUED) if newest and alive is not None else None
     if queued == _NOT_QUEUED and tried and tried[-1].job not in {job.job for job in submitted}:
         queued = None  # its last attempt was started by other means: the scheduler does not know it
@@ -149,7 +149,8 @@ def _read(run: RunDirectory) -> tuple[RunRecord | None, Saved | None, Mapping[st
     return record, saved, config
 
 
-def _attempts(run: RunDirectory) -> list[attempts.Attempt]:
+def known_attempts(run: RunDirectory) -> list[attempts.Attempt]:
+    """Return the attempts of a run; none if their file is missing or cannot be read."""
     try:
         return attempts.read(run)
     except OSError:
