@@ -227,3 +227,12 @@ def test_a_pause_that_cannot_work_is_refused_before_anything_is_written(config, 
     with pytest.raises(ConfigError, match=message):
         begin(OmegaConf.create({**config, "pause_at": value}), directory, (), notice, JobContext())
     assert directory.record() is None
+
+
+def test_a_test_looks_into_the_mirror_of_its_own_configuration_only(monkeypatch, config, directory, notice):
+    seen = []
+    monkeypatch.setattr(starting.Mirrors, "join", lambda self, cfg: seen.append(cfg))
+    monkeypatch.setattr(starting.evaluation, "configured", lambda cfg, *_: OmegaConf.create(config | {"seed": -1}))
+    with pytest.raises(ConfigError, match="seed=-1"):
+        begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    assert [cfg.seed for cfg in seen] == [-1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cairn import targets
-from cairn.errors import CheckpointError, ConfigError, SaveError
+from cairn.errors import CheckpointError, ConfigError, ResumeError, SaveError
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides as given
 from cairn.hydra.compose import merge, outside, trusted
@@ -38,9 +39,8 @@ from cairn.writing import load
 log = logging.getLogger(__name__)
 
 KEY = "eval"
-FILE = "evaluation.json"
 FORMAT = 1
-"""Version of `FILE`."""
+"""Version of `evaluation.json`."""
 _CONTRARY = ("ckpt_path", "init_weights", "resume")
 _CHOOSE_DATA = ("data", "experiment")
 _FACTS = "cairn"
@@ -77,6 +77,8 @@ def configured(cfg: DictConfig, directory: RunDirectory, overrides: Sequence[str
             if group == "model" or not any(_chooses(key) for key in keys):
                 found[group] = _with_typed(own, now, group, keys)
         found.train, found.test, found.ckpt_path = False, cfg.get("test", True), str(path)
+        if OmegaConf.select(found, "checkpoint.mirror") is not None:
+            found.checkpoint.mirror = None  # a test uploads nothing, and must not wait for a store
     trusted.check(found, f"The configuration in {path}", overrides, command_line.repeated())
     outside.check(found, directory.path, "", overrides, command_line.repeated())
     return found
@@ -105,7 +107,10 @@ def _check(cfg: DictConfig, directory: RunDirectory, keys: Sequence[str]) -> Non
 
 def _find(named: str, cfg: DictConfig, directory: RunDirectory) -> Path:
     if named == "latest":
-        named = str(runs.find(named, Path(cfg.paths.log_dir), cfg.task_name).path)
+        folder = Path(cfg.paths.log_dir) / cfg.task_name
+        if (run := runs.newest(folder)) is None:
+            raise ResumeError(f"{KEY}=latest: there is no run of the task {cfg.task_name!r} in {folder}.")
+        named = str(run.path)
     elif not is_address(named):
         local = origin.local_file(named, directory.path)
         named = str(local if local.exists() else summary.shell_directory() / local)
@@ -201,14 +206,15 @@ def record(directory: RunDirectory, config: DictConfig, plan: ResumePoint, outco
             "monitor": saved.monitor if saved else None,
             "score": saved.score if saved else None,
         },
-        "metrics": dict(outcome.test or {}),
+        # JSON has no NaN and no infinity.
+        "metrics": {name: x if math.isfinite(x) else str(x) for name, x in (outcome.test or {}).items()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance.origin(config.seed, config.paths.root_dir),
         **versions.installed(),
         **{group: OmegaConf.to_container(config[group], resolve=True) for group in ("data", "model")},
     }
     try:
-        disk.put(directory.path / FILE, (json.dumps(content, indent=2) + "\n").encode())
+        disk.put(directory.evaluation_file, (json.dumps(content, indent=2) + "\n").encode())
     except OSError as error:
-        raise SaveError(f"{directory.path / FILE} cannot be written: {error.strerror or error}.") from error
-    log.info("Metrics and checkpoint: %s", summary.relative(directory.path / FILE))
+        raise SaveError(f"{directory.evaluation_file} cannot be written: {error.strerror or error}.") from error
+    log.info("Metrics and checkpoint: %s", summary.relative(directory.evaluation_file))

@@ -106,8 +106,9 @@ def begin(
         CairnError: The run cannot start with this configuration or directory.
     """
     mirrors = Mirrors(directory)
-    mirrors.join(cfg)
-    merged, old = _configuration(evaluation.configured(cfg, directory, overrides), directory, overrides)
+    own = evaluation.configured(cfg, directory, overrides)
+    mirrors.join(own)
+    merged, old = _configuration(own, directory, overrides)
     allowed.check(cfg, merged, old, directory, overrides)
     settings = parse(merged.config)
     pause_at = pausing.requested(cfg, settings)
