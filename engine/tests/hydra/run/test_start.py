@@ -236,3 +236,16 @@ def test_a_test_looks_into_the_mirror_of_its_own_configuration_only(monkeypatch,
     with pytest.raises(ConfigError, match="seed=-1"):
         begin(OmegaConf.create(config), directory, (), notice, JobContext())
     assert [cfg.seed for cfg in seen] == [-1]
+
+
+def test_the_other_processes_take_part_in_a_test_of_a_run(monkeypatch, stopped, config, directory, notice):
+    """With srun or torchrun, they would wait for the first process, and it for them."""
+    path = planned(monkeypatch, directory)
+    stopped(status="finished", changed=["train"], train=False, seed=7)
+    directory.config_file.write_text("seed: 0\n")
+    begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    assert (notice.facts["run"], notice.facts["start"]) == ("r1", str(path))
+    assert directory.config_file.read_text() == "seed: 0\n", "that of the training"
+    theirs = follow(**notice.facts, context=JobContext())
+    assert (theirs.directory.path, theirs.plan.path) == (directory.path, path)
+    assert (theirs.settings.seed, theirs.settings.train) == (7, False)

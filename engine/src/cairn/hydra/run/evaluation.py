@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 KEY = "eval"
 FORMAT = 1
 """Version of `evaluation.json`."""
+TEST = "test"
+"""Stands for the id of a run where no run is tested."""
+_CONFIG = ".test.yaml"
+"""Configuration of a test in the directory of a run."""
 _CONTRARY = ("ckpt_path", "init_weights", "resume")
 _CHOOSE_DATA = ("data", "experiment")
 _FACTS = "cairn"
@@ -164,18 +168,21 @@ def _with_typed(own: DictConfig, now: DictConfig, group: str, keys: Sequence[str
     return own[group]
 
 
-def announce(directory: RunDirectory, config: DictConfig, plan: ResumePoint, notice: Rendezvous) -> None:
-    """Let the other processes of a test take part, in a directory that does not belong to a run.
+def announce(directory: RunDirectory, config: DictConfig, run: str, plan: ResumePoint, notice: Rendezvous) -> None:
+    """Let the other processes of a test take part.
 
     Args:
-        directory: The directory.
+        directory: The directory: that of the run which is tested, or one that no run owns.
         config: The resolved configuration.
+        run: Id of the run; empty: there is none.
         plan: What is tested.
         notice: Channel to the processes that were started together with this one.
     """
     disk.make_directory(directory.path)
-    disk.put(directory.config_file, OmegaConf.to_yaml(config, resolve=True).encode())
-    facts = {"config": str(directory.config_file), "run": "test", "start": str(plan.path) if plan.path else None}
+    # The configuration of a run stays that of its training.
+    file = directory.path / _CONFIG if run else directory.config_file
+    disk.put(file, OmegaConf.to_yaml(config, resolve=True).encode())
+    facts = {"config": str(file), "run": run or TEST, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)
     notice.announce(facts)
 
