@@ -15,6 +15,7 @@ def test_a_given_id_counts_and_nothing_is_written(tmp_path):
     made = Identity(tmp_path / "it", "abc")
     made.load({"id": "other"})
     assert made.id == "abc"
+    assert Identity(tmp_path / "it", 123).id == "123"  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
