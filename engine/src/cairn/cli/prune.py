@@ -193,4 +193,3 @@ def _delete(proposal: Proposal, run: RunDirectory) -> None:
     History(proposal.directory.path, list(proposal.rules), proposal.directory.mode).retain(found.kept, found.to_delete)
     for path in proposal.leftovers:
         disk.remove(path)
-

@@ -80,7 +80,24 @@ def test_each_key_that_has_a_schema_has_values_in_this_test():
     assert library.CHECKPOINT.keys() - VALUES.keys() == {"dirpath", "mirror"}
 
 
-PAUSES = [None, "3ep", "0.5ep", " 200st ", 500, "500", "500ba", "10min", "1.5h", 0, "0ep", "1.5st", "3epp", 1.5, True, ""]
+PAUSES = [
+    None,
+    "3ep",
+    "0.5ep",
+    " 200st ",
+    500,
+    "500",
+    "500ba",
+    "10min",
+    "1.5h",
+    0,
+    "0ep",
+    "1.5st",
+    "3epp",
+    1.5,
+    True,
+    "",
+]
 
 
 @pytest.mark.parametrize("value", PAUSES)
