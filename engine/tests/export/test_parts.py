@@ -30,6 +30,9 @@ from cairn.store import catalog
         ("name", "hf_abcdefghijklmnopqrst", None),
         ("name", "AKIAABCDEFGHIJKLMNOP", None),
         ("url", "postgres://me:pw@host/db", "postgres://host/db"),
+        ("url", "https://host/data.csv?sv=1&sig=abc%3D", None),
+        ("url", "https://host/data.csv?X-Amz-Signature=abc", None),
+        ("url", "https://host/data.csv?api_key=abc", None),
         ("name", "has 0123456789 in it", None),
         # not secrets
         ("pad_token", "<pad>", "<pad>"),
@@ -40,6 +43,7 @@ from cairn.store import catalog
         ("password", None, None),
         ("author", "me", "me"),
         ("url", "https://host/a@b", "https://host/a@b"),
+        ("url", "https://host/data.csv?page=2&keyword=a&token=", "https://host/data.csv?page=2&keyword=a&token="),
         ("_target_", "project.secrets_of_state.Net", "project.secrets_of_state.Net"),
     ],
 )

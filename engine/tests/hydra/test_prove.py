@@ -62,6 +62,7 @@ def test_the_last_override_decides(argv, expected):
         (["--cfg", "job"], "leave out --cfg"),
         (["resume=logs/a"], "leave out resume=logs/a"),
         (["+resume=logs/a"], "leave out resume=logs/a"),
+        (["eval=logs/a"], "leave out eval=logs/a"),
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["--json"]])
@@ -126,6 +127,7 @@ def test_a_run_of_a_proof_writes_to_its_directory_only(given):
     for path in (found.logger.csv.save_dir, found.checkpoint.dirpath, found.trainer.default_root_dir):
         assert Path(path).is_relative_to(given.directory)
     assert (found.trainer.max_epochs, found.trainer.max_time) == (2, None)
+    assert found.predict is False
     notes = " ".join(given.notes)
     for words in ("max_time=1h", "wandb is left out", "after epoch 2 and after batch 6"):
         assert words in notes

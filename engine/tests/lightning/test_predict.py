@@ -18,7 +18,7 @@ from torch.utils.data import (
 )
 
 import cairn
-from cairn.errors import CheckpointError, DataError, ModelError
+from cairn.errors import CheckpointError, ConfigError, DataError, ModelError
 from cairn.lightning import predicted_data
 
 NUM = 23
@@ -208,6 +208,14 @@ def test_loaders_that_are_not_read_one_after_the_other_are_refused(tmp_path):
         predict(tmp_path, CombinedLoader(loaders, "min_size"))
     predict(tmp_path, CombinedLoader(loaders, "sequential"))
     assert [len(item["x"]) for item in cairn.load_predictions(tmp_path)] == [NUM, NUM]
+
+
+def test_predictions_of_another_number_of_loaders_are_not_mixed(tmp_path):
+    one, two = DataLoader(Plain(), 4), [DataLoader(Plain(), 4), DataLoader(Plain(), 9)]
+    for name, first, second, odd in (("one", one, two, "predictions.json"), ("two", two, one, "loader_0")):
+        predict(tmp_path / name, first)
+        with pytest.raises(ConfigError, match=rf"predictions of another number of data loaders \({odd}\)"):
+            predict(tmp_path / name, second)
 
 
 class NoStep(LightningModule):

@@ -63,7 +63,7 @@ def test_a_resumed_run_is_the_same_and_has_each_row_once(tmp_path, uri, has_fold
     assert first.connected(LIMIT_S)
     run_id = first.run_id
     if not has_folder:  # the id is in the checkpoint
-        (tmp_path / "mlflow" / "run.json").unlink()
+        (tmp_path / "mlflow" / "identity.json").unlink()
     second = begin(tmp_path, uri, position)
     second.log_hyperparams({"model": {"width": 8}, "seed": 2})
     log(second, 2, 3, 4)

@@ -172,3 +172,14 @@ def test_names_become_those_that_mlflow_accepts():
 def test_text_is_left_out_and_a_row_without_a_step_has_step_0(tmp_path, calls):
     store(tmp_path).send([{"note": "hello", "loss": 1, "ok": True, "_timestamp": 2.5}])
     assert calls.rows() == [(0, "loss", 1.0), (0, "ok", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [("finished", "FINISHED"), ("paused", "SCHEDULED"), ("stopped", "KILLED"), ("failed", "FAILED")],
+)
+def test_each_end_of_a_run_has_a_status(tmp_path, calls, status, expected):
+    made, seen = store(tmp_path), []
+    made.client = SimpleNamespace(set_terminated=lambda *facts: seen.append(facts))
+    made.end(status)
+    assert seen == [("r", expected)]

@@ -9,7 +9,7 @@ import pytest
 
 from cairn.errors import ConfigError
 from cairn.mlflow import target as targets
-from cairn.mlflow.logger import MLFlowLogger
+from cairn.mlflow.logger import MLFlowLogger, as_tags
 from cairn.mlflow.target import target
 
 
@@ -82,3 +82,16 @@ def test_a_missing_package_is_one_sentence(tmp_path, installed, missing, uri, na
 
 def test_the_room_can_be_imported_without_the_package():
     assert importlib.util.find_spec("cairn.mlflow.logger") is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, {}),
+        ("dev", {"dev": "true"}),
+        (["dev", 3, "a@b"], {"dev": "true", "3": "true", "a_b": "true"}),
+        ({"by": "me", "year": 2026}, {"by": "me", "year": "2026"}),
+    ],
+)
+def test_any_tags_of_a_configuration_are_accepted(given, expected):
+    assert as_tags(given) == expected

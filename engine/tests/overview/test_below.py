@@ -15,7 +15,8 @@ def names(found, folder):
 
 
 def test_runs_and_jobs_of_multiruns_are_found_and_what_they_wrote_is_not_searched(tmp_path):
-    for name in ("a/runs/1", "a/multiruns/2/lr=1,x=2", "a/runs/1/wandb", "a/runs/1/checkpoints/x", "b/.hidden/3"):
+    own = ("wandb", "mlflow/x", "trackio/x", "checkpoints/x")
+    for name in ("a/runs/1", "a/multiruns/2/lr=1,x=2", *(f"a/runs/1/{item}" for item in own), "b/.hidden/3"):
         record(tmp_path / name)
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "a")
@@ -35,6 +36,14 @@ def test_a_task_may_be_named_wandb_and_a_run_may_hold_runs(tmp_path):
     assert names(below.find(tmp_path), tmp_path) == [".", "more/inner"]
     (tmp_path / "run.json").unlink()
     assert names(below.find(tmp_path), tmp_path) == ["more/inner", "wandb/runs/1"]
+
+
+def test_the_artifacts_of_mlflow_are_not_searched(tmp_path):
+    for name in ("a/runs/1", "artifacts/x"):
+        record(tmp_path / name)
+    assert names(below.find(tmp_path), tmp_path) == ["a/runs/1", "artifacts/x"]
+    (tmp_path / "mlflow.db").touch()
+    assert names(below.find(tmp_path), tmp_path) == ["a/runs/1"]
 
 
 def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):

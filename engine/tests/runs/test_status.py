@@ -61,6 +61,16 @@ def test_a_job_that_never_began_is_waiting_or_failed(tmp_path, queue):
     assert [(job.name, job.state) for job in status.look(tmp_path)[0]] == [("a", "failed"), ("b", "waiting")]
 
 
+def test_a_test_that_no_run_owns_is_tested(tmp_path, queue):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "evaluation.json").write_text("{}")
+    assert [(job.name, job.state) for job in status.look(tmp_path)[0]] == [("a", "tested")]
+    Ledger(tmp_path).add([SubmittedJob("a", "slurm", "12_0"), SubmittedJob("b", "slurm", "12_1")])
+    assert [job.state for job in status.look(tmp_path)[0]] == ["tested", "failed"]
+    assert [job.state for job in status.look(tmp_path / "a")[0]] == ["tested"]
+
+
 def test_the_share_of_the_training_that_is_done(tmp_path):
     run = run_directory(tmp_path, 50)
     (run / "config.yaml").write_text((run / "config.yaml").read_text() + "trainer: {max_epochs: 2, max_steps: -1}\n")

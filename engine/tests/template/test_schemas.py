@@ -70,6 +70,8 @@ CHANGES = [
     ("experiment/gpt.yaml", {"trainer": {"max_stepps": 5}}),
     ("experiment/gpt.yaml", {"taskname": "x"}),
     ("train.yaml", {"seed": -1}),
+    ("train.yaml", {"predict": "often"}),
+    ("train.yaml", {"pause_at": "3epp"}),
     ("hydra/launcher/slurm.yaml", {"timeout": 60}),
 ]
 
@@ -191,6 +193,26 @@ def test_the_place_is_that_of_the_file_that_is_used(project, capsys):
     assert (code, text.count("Error:")) == (1, 2)
     assert "(configs/model/cnn.yaml, line 5)" in text
     assert f"(configs/trainer/default.yaml, line {len(base.read_text().splitlines())})" in text
+
+
+def test_keys_of_a_start_are_checked(project, capsys):
+    code, text = checked(project, capsys, "pause_at=3epp", "eval=a=b,c.ckpt")
+    assert (code, text.count("Error:")) == (1, 1)
+    assert "pause_at='3epp' is not a point of a run" in text
+    assert "(pause_at=3epp)" in text
+    code, text = checked(project, capsys, "pause_at=3ep", "checkpoint=none")
+    assert "pause_at=3ep needs checkpoints" in text
+    code, text = checked(project, capsys, "+pauseat=3ep", "+predct=true")
+    assert "Did you mean pause_at?" in text
+    assert "Did you mean predict?" in text
+
+
+def test_a_configuration_from_before_has_the_keys_of_the_library(project, capsys):
+    file = project / "configs" / "train.yaml"
+    new = ("predict:", "eval:", "pause_at:")
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith(new)))
+    code, text = checked(project, capsys, "predict=true", "eval=null", "pause_at=3ep")
+    assert (code, "is valid" in text) == (0, True), text
 
 
 def test_a_long_sweep_is_checked_in_part_and_says_so(project, capsys, monkeypatch):

@@ -6,6 +6,8 @@ import pytest
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.errors import ConfigError
+from cairn.overview import below
+from cairn.runs.directory import newest
 from cairn.trackers.identity import Identity
 
 
@@ -13,6 +15,7 @@ def test_a_given_id_counts_and_nothing_is_written(tmp_path):
     made = Identity(tmp_path / "it", "abc")
     made.load({"id": "other"})
     assert made.id == "abc"
+    assert Identity(tmp_path / "it", 123).id == "123"  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -40,7 +43,7 @@ def test_other_ranks_write_nothing(tmp_path, monkeypatch):
 def test_a_damaged_file_means_another_id(tmp_path):
     (tmp_path / "it").mkdir()
     for content in ("", "{", "[1]", '"abc"', json.dumps({"other": 1}), json.dumps({"id": "a' or '1"})):
-        (tmp_path / "it" / "run.json").write_text(content)
+        (tmp_path / "it" / "identity.json").write_text(content)
         assert len(Identity(tmp_path / "it", None).id) == 32
 
 
@@ -57,3 +60,10 @@ def test_a_folder_that_cannot_be_written_is_named_once(tmp_path, caplog):
     made = Identity(tmp_path / "it", None)
     assert made.id == made.id
     assert caplog.text.count("Could not write") == 1
+
+
+def test_the_folder_of_a_tracker_is_not_taken_for_a_run(tmp_path):
+    """In the library, the directory of a run has no run.json itself."""
+    Identity(tmp_path / "runs" / "a" / "mlflow", None).id  # noqa: B018
+    assert below.find(tmp_path).runs == ()
+    assert newest(tmp_path) is None

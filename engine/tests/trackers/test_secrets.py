@@ -15,6 +15,7 @@ SECRETS = [
     "mysql://host/db?user=me&password=geheim",
     "https://host:7860/?write_token=geheim",
     "https://host/?sig=1&X-Amz-Signature=geheim",
+    "https://host.blob/x?sv=1&sig=geheim",
 ]
 PLAIN = [
     "https://host:5000/path",

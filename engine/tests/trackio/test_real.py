@@ -52,7 +52,7 @@ def test_a_resumed_run_is_the_same_and_has_each_row_once(tmp_path, storage, has_
     log(first, 2, 3)
     assert first.connected(LIMIT_S)
     if not has_folder:  # the id is in the checkpoint
-        (tmp_path / "trackio" / "run.json").unlink()
+        (tmp_path / "trackio" / "identity.json").unlink()
     second = begin(tmp_path, position)
     assert second.connected(LIMIT_S)
     id = second.version

@@ -685,7 +685,7 @@ def test_the_committing_thread_neither_calls_wandb_nor_reads_bytes(server, folde
     run.delete(1)
     sys.setprofile(None)
     run.end()
-    here, there = threading.current_thread().name, "wandb-artifacts"
+    here, there = threading.current_thread().name, "tracker-artifacts"
     assert here not in watch.wandb | watch.bytes
     assert there in watch.wandb & watch.bytes, "calls on the other thread are seen"
 

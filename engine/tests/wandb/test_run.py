@@ -268,3 +268,17 @@ def test_lightnings_own_logger_is_ended_as_well():
     )
     wandb_run.end(Listeners(), [logger], ExitStatus(1), WAIT_S)
     assert ended == [1]
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (ExitStatus(0, finished=True), "finished"),
+        (ExitStatus(0), "finished"),  # by `trainer.max_time`: as planned
+        (ExitStatus(0, paused=True), "paused"),
+        (ExitStatus(143, "SIGTERM"), "stopped"),
+        (ExitStatus(1), "failed"),
+    ],
+)
+def test_a_run_that_ended_as_planned_has_not_failed(status, expected):
+    assert status.word == expected

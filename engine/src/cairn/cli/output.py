@@ -19,7 +19,11 @@ from cairn.units import format_duration
 
 LONG_ROWS = 500
 """Rows from which on a table is printed as plain text: rich takes milliseconds for each."""
-STATUS_STYLES = {"finished": "green", "running": "cyan", **dict.fromkeys(("failed", "dead", "hung"), "bold red")}
+STATUS_STYLES = {
+    **dict.fromkeys(("finished", "tested"), "green"),
+    "running": "cyan",
+    **dict.fromkeys(("failed", "dead", "hung"), "bold red"),
+}
 """Style of the status of a run; of any other one it is yellow."""
 
 

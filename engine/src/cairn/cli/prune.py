@@ -22,8 +22,7 @@ from cairn.runs.directory import RunDirectory
 from cairn.store import audit, disk, earlier
 from cairn.store.catalog import Catalog, Rejected, refuse_newer
 from cairn.store.history import History
-from cairn.trackers.deleted import Deleted
-from cairn.types import Saved
+from cairn.trackers.deleted import note_in_all
 from cairn.units import format_bytes, format_duration
 
 HELP = "delete all checkpoints except the newest and the best; asks first"
@@ -190,15 +189,7 @@ def _is_approved(proposal: Proposal, as_json: bool) -> bool:
 
 def _delete(proposal: Proposal, run: RunDirectory) -> None:
     found = proposal.checkpoints
-    _note_for_trackers(run, found.to_delete)
+    note_in_all(run.path, found.to_delete)
     History(proposal.directory.path, list(proposal.rules), proposal.directory.mode).retain(found.kept, found.to_delete)
     for path in proposal.leftovers:
         disk.remove(path)
-
-
-def _note_for_trackers(run: RunDirectory, deleted: Sequence[Saved]) -> None:
-    """Record the deletions, so that the next start or `cairn sync` repeats them in W&B, MLflow and Trackio."""
-    for folder in (run.path / name for name in ("wandb", "mlflow", "trackio")):
-        if folder.is_dir():
-            for saved in deleted:
-                Deleted(folder).note(saved.digest)

@@ -18,6 +18,10 @@ _VALUE = re.compile(
 )
 """Secrets that are known by their form."""
 _IN_ADDRESS = re.compile(r"(?<=://)[^\s/@]+@")
+_IN_QUERY = re.compile(
+    r"pass|pwd|token|secret|credential|signature|accesskey|^sig$|(?:^|[_-])(?:api)?key$", re.IGNORECASE
+)
+"""Names of secrets in the query of an address, such as a signed one of an object store."""
 _SHORTEST = 8
 """Values of environment variables that are shorter are not searched: they occur by chance."""
 
@@ -26,7 +30,8 @@ def redact(value: Any) -> tuple[Any, list[str]]:
     """Return plain values with null in place of each secret, and their dotted keys.
 
     A secret is a text under a name such as `api_key`, one with the form of a known kind of key, one that contains the
-    value of an environment variable such as `WANDB_API_KEY`, or the user and password in an address.
+    value of an environment variable such as `WANDB_API_KEY`, an address with a token or a signature in its query, or
+    the user and password in an address.
 
     Args:
         value: Plain values: mappings, lists, texts, numbers. They are not changed.
@@ -46,10 +51,16 @@ def _redacted(value: Any, key: str, known: list[str], found: list[str]) -> Any:
     if not isinstance(value, str) or not value:
         return value
     is_named = any(_NAME.fullmatch(part) for part in key.split("."))
-    if is_named or _VALUE.search(value) or any(text in value for text in known):
+    if is_named or _VALUE.search(value) or _is_signed(value) or any(text in value for text in known):
         found.append(key)
         return None
     if _IN_ADDRESS.search(value):
         found.append(key)
         return _IN_ADDRESS.sub("", value)
     return value
+
+
+def _is_signed(value: str) -> bool:
+    place, _, query = value.partition("?")
+    pairs = (part.partition("=") for part in query.split("&"))
+    return "://" in place and any(text and _IN_QUERY.search(name) for name, _, text in pairs)

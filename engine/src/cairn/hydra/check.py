@@ -24,6 +24,7 @@ from cairn.hydra.command import overrides, suggest
 from cairn.hydra.command.arguments import Arguments, file
 from cairn.hydra.compose.source import Source
 from cairn.hydra.parse import settings
+from cairn.hydra.run import pausing
 from cairn.hydra.schema import files, problems
 from cairn.hydra.schema.problems import Problem
 from cairn.hydra.sweep import job_name, plugins
@@ -119,7 +120,7 @@ def _values(override: Any) -> list[str]:
 
 def _check(given: Sequence[str], source: Source) -> list[Found]:
     """Return what is wrong with the configuration of one run."""
-    named = [file(item) if overrides.key(item) in _FILES and "=" in item else item for item in given]
+    named = [file(item) if overrides.key(item) in overrides.FILES and "=" in item else item for item in given]
     found, rest = _refused(overrides.renamed(named), source)
     cfg: DictConfig | None = None
     choices: Mapping[str, str | None] = {}
@@ -146,7 +147,6 @@ def _check(given: Sequence[str], source: Source) -> list[Found]:
     return found
 
 
-_FILES = ("ckpt_path", "init_weights")
 _BUILT = ("checkpoint.triggers.", "checkpoint.keep.")
 """Objects that are built where values are checked, so that each problem of one would be named twice."""
 
@@ -209,7 +209,7 @@ def _wrong_value(cfg: DictConfig) -> str:
         except Exception:  # a resolver that only a run has
             return ""
     try:
-        settings.parse(OmegaConf.create(plain))
+        pausing.requested(cfg, settings.parse(OmegaConf.create(plain)))
     except CairnError as error:
         return str(error)
     except Exception as error:  # a key that is missing, or an object of the project that refuses its arguments

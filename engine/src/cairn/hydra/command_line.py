@@ -221,7 +221,7 @@ def known(source: Source) -> set[str]:
         keys = set(yaml.safe_load((source.configs / f"{source.name.removesuffix('.yaml')}.yaml").read_text()))
     except (OSError, ValueError, TypeError, yaml.YAMLError):  # Hydra reports this error
         keys = set()
-    return keys | {path.name for path in source.configs.glob("*/")} | {"hydra", "paths", "pause_at"}
+    return keys | {path.name for path in source.configs.glob("*/")} | {"eval", "hydra", "paths", "pause_at", "predict"}
 
 
 class CheckRunDirectory(Callback):

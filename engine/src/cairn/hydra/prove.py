@@ -167,9 +167,10 @@ def _checked(argv: Sequence[str], show: Callable[[str], None]) -> list[str]:
     for arg in rest:
         if arg.startswith("-") and arg.partition("=")[0] not in _CONFIG_FLAGS:
             raise ConfigError(f"prove=true tests one training: leave out {arg}.")
-    resumed = [arg.partition("=")[2].strip("'\"") for arg in rest if overrides.key(arg) == "resume"]
-    if resumed and resumed[-1] not in ("", "null", "auto"):
-        raise ConfigError(f"prove=true starts a run of its own: leave out resume={resumed[-1]}.")
+    for key in ("resume", "eval"):
+        named = [arg.partition("=")[2].strip("'\"") for arg in rest if overrides.key(arg) == key]
+        if named and named[-1] not in ("", "null", "auto"):
+            raise ConfigError(f"prove=true starts a run of its own: leave out {key}={named[-1]}.")
     for arg in rest:
         if overrides.key(arg) == "hydra.run.dir":
             show(f"{arg} is left out: the runs of a proof have directories of their own (--keep DIR keeps them).")

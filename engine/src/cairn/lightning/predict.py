@@ -15,12 +15,12 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from cairn.data.seeding import mix_seed, seed_global_generators, seeded
-from cairn.errors import CairnError, CheckpointError, DataError, ModelError, first_line
+from cairn.errors import CairnError, CheckpointError, ConfigError, DataError, ModelError, first_line
 from cairn.lightning import predicted_data
 from cairn.lightning.predicted_data import Share
 from cairn.lightning.predicted_loader import LoaderPredictions
 from cairn.predictions import plan as plans
-from cairn.predictions.parts import Parts
+from cairn.predictions.parts import PLAN, Parts
 from cairn.predictions.plan import Plan
 from cairn.predictions.reading import LOADER
 from cairn.writing import exported
@@ -178,6 +178,7 @@ class _Writer(Callback):
         self._all: list[LoaderPredictions] = []
         self.has_begun = False
         """Whether a batch was given to the model."""
+        self._num_loaders = 0
 
     def begin(self, trainer: Trainer, loaders: Any, limit: float) -> Any:
         """Return the share of this process in each loader.
@@ -195,6 +196,7 @@ class _Writer(Callback):
         flat = together.flattened
         if not flat:
             raise DataError("There is nothing to predict: the data module returns no loader.")
+        self._num_loaders = len(flat)
         for number, loader in enumerate(flat):
             folder = self.directory if len(flat) == 1 else self.directory / f"{LOADER}{number}"
             self._all.append(self._begin(trainer, Parts(folder), loader, limit))
@@ -213,6 +215,7 @@ class _Writer(Callback):
         error, plan, missing = None, None, []
         if trainer.is_global_zero:
             try:
+                _check_number(self.directory, self._num_loaders)
                 plan = parts.begin(plans.make(batches, world_size, self.seed, made_with))
                 there = set(parts.there())
                 missing = [part for part in range(plan.num_parts or 0) if part not in there]
@@ -269,6 +272,21 @@ class _Writer(Callback):
             ) from error
         for item in self._all if trainer.is_global_zero else ():
             item.check()
+
+
+def _check_number(directory: Path, number: int) -> None:
+    """Refuse predictions of another number of data loaders: their files have other places, and would stay.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    own = [PLAN] if number == 1 else [f"{LOADER}{at}" for at in range(number)]
+    there = [PLAN] * (directory / PLAN).exists() + [path.name for path in directory.glob(f"{LOADER}*")]
+    if odd := [name for name in there if name not in own]:
+        raise ConfigError(
+            f"{directory} holds predictions of another number of data loaders ({min(odd)}). Delete this directory to "
+            f"predict again, or name another one."
+        )
 
 
 def _num_first(parts: Parts, plan: Plan) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
 
-from cairn.mlflow.store import MLFlowStore, RunName
+from cairn.mlflow.store import MLFlowStore, RunName, metric_name
 from cairn.mlflow.target import target
 from cairn.store.listener import Listener
 from cairn.trackers.identity import Identity
@@ -48,11 +48,13 @@ class MLFlowLogger(RowLogger):
         experiment: str = "lightning",
         name: str | None = None,
         id: str | None = None,
-        tags: Mapping[str, str] | Sequence[str] | str = (),
+        tags: Mapping[str, str] | Sequence[str] | str | None = None,
         prefix: str = "",
     ) -> None:
         folder, self._may_wait = Path(save_dir) / "mlflow", True
-        self._experiment_name, self._run_name, self._tags = experiment, name, _as_tags(tags)
+        # A configuration may have numbers for names.
+        self._experiment_name, self._run_name = str(experiment), None if name is None else str(name)
+        self._tags = as_tags(tags)
         self._identity = Identity(folder, id)
         self.store = MLFlowStore(target(tracking_uri, Path(store_dir) if store_dir else folder), self._named)
         super().__init__(folder, self.store, prefix)
@@ -112,7 +114,8 @@ class _Client:
         return getattr(self._logger.store.client if self._logger.is_connected else DummyExperiment(), name)
 
 
-def _as_tags(tags: Mapping[str, str] | Sequence[str] | str) -> dict[str, str]:
-    if isinstance(tags, Mapping):
-        return {str(key): str(value) for key, value in tags.items()}
-    return {str(tag): "true" for tag in ([tags] if isinstance(tags, str) else tags)}
+def as_tags(tags: Mapping[str, str] | Sequence[str] | str | None) -> dict[str, str]:
+    """Return tags by names that MLflow accepts: it would otherwise refuse the run."""
+    if not isinstance(tags, Mapping):
+        tags = dict.fromkeys([tags] if isinstance(tags, str) else tags or (), "true")
+    return {metric_name(str(key)): str(value) for key, value in tags.items()}

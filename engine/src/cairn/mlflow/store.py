@@ -22,7 +22,7 @@ from cairn.trackers.lines import STEP, TIME, Row
 
 log = logging.getLogger(__name__)
 
-_STATUSES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_STATUSES = {"finished": "FINISHED", "paused": "SCHEDULED", "failed": "FAILED", "stopped": "KILLED"}
 _LONGEST_NAME = 250
 """In characters."""
 _COSTS = "checkpoint/"

@@ -9,8 +9,10 @@ from pathlib import Path
 
 _RECORD = "run.json"
 _WANDB = "wandb"
-_OWN = frozenset({"checkpoints", "csv", "mlruns", "predictions", "tensorboard", _WANDB})
+_OWN = frozenset({"checkpoints", "csv", "mlflow", "mlruns", "predictions", "tensorboard", "trackio", _WANDB})
 """Folders of a run, which may hold thousands of files. Any other folder of a run may hold more runs."""
+_DATABASE, _ARTIFACTS = "mlflow.db", "artifacts"
+"""The file of MLflow, and its folder next to it, which has several folders per run."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,16 @@ def find(folder: Path) -> Found:
 
 def _look(here: str) -> tuple[bool, list[str]]:
     """Return whether a directory is that of a run, and the names of its folders without the hidden ones."""
-    is_run, folders = False, []
+    is_run, folders, without = False, [], ""
     with os.scandir(here) as entries:
         for entry in entries:
             if entry.name == _RECORD:
                 is_run = True
+            elif entry.name == _DATABASE:
+                without = _ARTIFACTS
             elif not entry.name.startswith("."):
                 with suppress(OSError):  # deleted in this moment
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.name)
     # W&B has a file of the same name in a folder of its own.
-    return is_run and os.path.basename(here) != _WANDB, folders
+    return is_run and os.path.basename(here) != _WANDB, [name for name in folders if name != without]

@@ -79,7 +79,7 @@ class Parts:
         """Record the plan of new predictions, or return that of those that are there.
 
         Raises:
-            ConfigError: Those that are there are of something else.
+            ConfigError: Those that are there are of something else, or it is not known of what.
             SaveError: The disk refuses it.
         """
         old = self.plan()
@@ -92,7 +92,13 @@ class Parts:
             return old
         with self._writable():
             disk.make_directory(self.directory)
-            for name in os.listdir(self.directory):
+            names = os.listdir(self.directory)
+            if any(map(_RECORD.fullmatch, names)):
+                raise ConfigError(
+                    f"{self.directory} holds parts of predictions without {PLAN}, which says what they are of: delete "
+                    f"this directory, or name another one."
+                )
+            for name in names:
                 if name.startswith(".part_") and name.endswith(".tmp"):  # of a run that was killed
                     disk.remove(self.directory / name)
             self._put(PLAN, plan)

@@ -80,6 +80,11 @@ class RunDirectory:
         """Journal of the run's attempts; see `attempts`."""
         return self.path / "starts.jsonl"
 
+    @property
+    def evaluation_file(self) -> Path:
+        """Metrics of a test of another run's checkpoint, in a directory that no run owns: `eval=`, `train=false`."""
+        return self.path / "evaluation.json"
+
     def config(self, *keys: str) -> dict[str, Any]:
         """Return the resolved configuration of the run as plain values.
 

@@ -25,6 +25,8 @@ SILENT_S = 600.0
 _NOT_QUEUED = ""
 """State of a job that the scheduler does not have any more."""
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD")
+_MARKS = ("run.json", "*/run.json", "evaluation.json", "*/evaluation.json")
+"""Files of a run, and of a test that no run owns."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class JobStatus:
     """Its run directory, relative to the sweep."""
     state: str
     """finished, failed, running, waiting, paused (at `pause_at`), stopped (saved, and not queued), hung (ended by the
-    watchdog, and not queued), dead (killed, and not queued), unknown (it
-    has not begun, and its scheduler does not answer; or a mirror is silent about it); or another
-    state of the scheduler, in lower case."""
+    watchdog, and not queued), dead (killed, and not queued), tested (a test that no run owns), unknown (it has not
+    begun, and its scheduler does not answer; or a mirror is silent about it); or another state of the scheduler, in
+    lower case."""
     job: str
     """Id of the scheduler's job; empty without one."""
     progress: Progress | None
@@ -74,7 +76,7 @@ def look(sweep: Path) -> tuple[list[JobStatus], str]:
     submitted: dict[str, list[SubmittedJob]] = {}
     for job in Ledger(sweep).entries():
         submitted.setdefault(job.directory, []).append(job)
-    runs = [run for pattern in ("run.json", "*/run.json") for run in below(sweep.absolute(), pattern)]
+    runs = [run for pattern in _MARKS for run in below(sweep.absolute(), pattern)]
     names = sorted({run.path.relative_to(sweep.absolute()).as_posix() for run in runs} | set(submitted))
     if not names:
         raise ResumeError(f"{sweep} holds no runs: name the directory of a sweep.")
@@ -102,8 +104,9 @@ def _look(sweep: Path, name: str, submitted: Sequence[SubmittedJob], alive: Mapp
     queued = alive.get(newest.job, _NOT_QUEUED) if newest and alive is not None else None
     if queued == _NOT_QUEUED and tried and tried[-1].job not in {job.job for job in submitted}:
         queued = None  # its last attempt was started by other means: the scheduler does not know it
-    is_unknown = newest and alive is None and record is None
-    state = "unknown" if is_unknown else _state(record, queued, _seen_s(reached, tried))
+    is_tested = record is None and run.evaluation_file.is_file()
+    is_unknown = newest and alive is None and record is None and not is_tested
+    state = "unknown" if is_unknown else _state(record, queued, _seen_s(reached, tried), is_tested)
     return JobStatus(
         name=name,
         state=state,
@@ -157,14 +160,14 @@ def known_attempts(run: RunDirectory) -> list[attempts.Attempt]:
         return []
 
 
-def _state(record: RunRecord | None, queued: str | None, seen_s: float) -> str:
+def _state(record: RunRecord | None, queued: str | None, seen_s: float, is_tested: bool = False) -> str:
     """Return the state of a job; `queued` is the scheduler's answer, None if it cannot say."""
     if queued not in (None, _NOT_QUEUED):
         if queued == "RUNNING":
             return "running" if record is None or record.status != "finished" else "finished"
         return "waiting" if queued in _WAITING else queued.lower()
     if record is None:
-        return "failed"  # before it began, or its record is damaged
+        return "tested" if is_tested else "failed"  # before it began, or its record is damaged
     if record.status != "running":
         return record.status
     if queued == _NOT_QUEUED:

@@ -34,9 +34,10 @@ class Identity:
     """
 
     def __init__(self, folder: Path, given: str | None) -> None:
+        given = None if given is None else str(given)  # a configuration may have a number
         if given is not None and not _ID.fullmatch(given):
             raise ConfigError(f"id={given!r} must have letters, digits, and _ . - only.", parameter="id")
-        self._path = folder / "run.json"
+        self._path = folder / "identity.json"  # `run.json` would make the folder look like the directory of a run
         self._id = given or ""
         self._of_checkpoint = ""
 

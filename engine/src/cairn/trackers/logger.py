@@ -161,7 +161,7 @@ class RowLogger(Logger):
         """Send what is left, and end the run in the tracker.
 
         Args:
-            status: `finished`, `failed` or `stopped`.
+            status: `finished`, `paused`, `failed` or `stopped`.
             limit_s: Maximum time to wait, in seconds.
         """
         if self._is_unused:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 _URL = re.compile(r"[a-zA-Z][\w+.-]*://\S+")
-_SECRET = re.compile(r"pass|pwd|token|secret|key|credential|signature", re.IGNORECASE)
+_SECRET = re.compile(r"pass|pwd|token|secret|key|credential|signature|^sig$", re.IGNORECASE)
 _HIDDEN = "***"
 SECRET = (
     "{key} holds a password or a token, and would be stored with the run: set it in the environment or in .env "

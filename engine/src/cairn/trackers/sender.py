@@ -57,7 +57,7 @@ class Store(Protocol):
         ...
 
     def end(self, status: str) -> None:
-        """Record how the run has ended: `finished`, `failed` or `stopped`."""
+        """Record how the run has ended: `finished`, `paused`, `failed` or `stopped`."""
         ...
 
 

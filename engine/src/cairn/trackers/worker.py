@@ -181,7 +181,7 @@ class Worker:
         self._executor, self._uses = executor, uses
         self.missing: list[str] = []
         """Known at the end: file names of checkpoints that the tracker should have and does not have."""
-        self.thread = WakingThread("wandb-artifacts", self._work)
+        self.thread = WakingThread("tracker-artifacts", self._work)
         self.thread.start()
 
     def refresh(self) -> None:

@@ -49,7 +49,9 @@ class TrackioLogger(RowLogger):
         prefix: str = "",
     ) -> None:
         folder = Path(save_dir) / "trackio"
-        self._project, self._run_name, self._group, self._identity = project, name, group, Identity(folder, id)
+        # A configuration may have numbers for names.
+        self._project, self._run_name = str(project), None if name is None else str(name)
+        self._group, self._identity = None if group is None else str(group), Identity(folder, id)
         where = target(server_url, space_id, Path(store_dir) if store_dir else folder)
         self.store = TrackioStore(where, self._named)
         super().__init__(folder, self.store, prefix)

@@ -122,11 +122,17 @@ class ExitStatus:
     stopped_by: str = ""
     """What has stopped the run: a signal, or a time limit; empty if nothing did."""
     finished: bool = False
+    """Whether the run has reached its end."""
+    paused: bool = False
+    """Whether it has paused at `pause_at`."""
 
     @property
     def word(self) -> str:
-        """`finished`, `stopped` or `failed`."""
-        return "finished" if self.finished else "stopped" if self.stopped_by else "failed"
+        """`finished` (also by its own time limit), `paused`, `stopped` or `failed`."""
+        if self.paused:
+            return "paused"
+        is_planned = self.finished or self.code == 0
+        return "finished" if is_planned else "stopped" if self.stopped_by else "failed"
 
 
 def is_preempted(stopped_by: str) -> bool:

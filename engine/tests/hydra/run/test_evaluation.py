@@ -8,7 +8,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from tests.support.exported import Net, Pairs, committed, spec
 
-from cairn.errors import ConfigError, MissingFileError
+from cairn.errors import ConfigError, MissingFileError, ResumeError
 from cairn.hydra.compose import trusted
 from cairn.hydra.run import evaluation
 from cairn.hydra.run.outcome import Outcome
@@ -87,9 +87,16 @@ def test_what_contradicts_an_evaluation_is_refused(tmp_path, configured, overrid
         configured(path, *overrides, **values)
 
 
+def test_a_test_has_no_mirror(tmp_path, configured):
+    path = committed(tmp_path / "run", spec(Net), spec(Pairs))
+    assert configured(path, checkpoint={"mirror": "s3://bucket/x"})["checkpoint"] == {"mirror": None}
+
+
 def test_what_a_checkpoint_lacks_is_named(tmp_path, configured):
     with pytest.raises(MissingFileError, match=r"There is no checkpoint .*gone\.ckpt"):
         configured(tmp_path / "gone.ckpt")
+    with pytest.raises(ResumeError, match=r"eval=latest: there is no run of the task 'toy'"):
+        configured("latest")
     path = committed(tmp_path / "run", spec(Net), None)
     with pytest.raises(ConfigError, match="does not say which data it was trained with: choose data=OPTION"):
         configured(path)
@@ -122,10 +129,10 @@ def test_the_metrics_are_recorded_with_the_identity_of_the_checkpoint(tmp_path):
     )
     directory = RunDirectory(tmp_path / "own")
     directory.path.mkdir()
-    outcome = Outcome("tested", test={"test/loss": 0.25})
+    outcome = Outcome("tested", test={"test/loss": 0.25, "test/acc": float("nan")})
     evaluation.record(directory, config, ResumePoint(path), outcome)
     found = json.loads((directory.path / "evaluation.json").read_text())
-    assert found["metrics"] == {"test/loss": 0.25}
+    assert found["metrics"] == {"test/loss": 0.25, "test/acc": "nan"}
     described = found["checkpoint"]
     assert (described["named"], described["path"], described["run"]) == ("named", str(path), "0a1b2c3d")
     assert (described["monitor"], described["score"], described["position"]["batch"]) == ("val/loss", 0.5, 1)

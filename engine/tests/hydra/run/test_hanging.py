@@ -58,7 +58,7 @@ def test_an_end_that_hangs_leaves_with_the_exit_code_of_the_run(tmp_path, monkey
         assert left.wait(60)
     assert set(codes) == {3}
     said = capfd.readouterr().err
-    assert "The end of this run hangs: no answer from W&B for" in said
+    assert "The end of this run hangs: no answer from a tracker or a mirror for" in said
     assert "python -m cairn sync" in said
     assert "test_an_end_that_hangs" in said
 

@@ -19,6 +19,7 @@ from cairn.lightning.torchrun import Attempt, TorchrunEnvironment
 from cairn.policy.patience import Patience
 from cairn.runs.directory import RunDirectory
 from cairn.store.resume import ResumePoint
+from cairn.types import PAUSE
 from cairn.wandb import run as wandb_run
 
 
@@ -65,6 +66,18 @@ def test_wandb_gets_the_end_of_a_run_that_an_error_has_ended(monkeypatch, start,
     assert ended == [expected]
     named = "DataLoader worker (pid 7)" if expected.stopped_by else "A data worker (process 7)"
     assert str(outcome.error).startswith(named)
+
+
+def test_trackers_learn_that_a_run_has_paused(monkeypatch, start, built):
+    ended = []
+    monkeypatch.setattr(wandb_run, "end", lambda listeners, loggers, status, *limits, **more: ended.append(status))
+
+    def body(run):
+        run.trainer()
+        run._limit = PAUSE
+
+    assert session.execute(start, body).status == "paused"
+    assert ended == [wandb_run.ExitStatus(0, paused=True)]
 
 
 def test_the_run_is_recorded_before_wandb_is_waited_for(monkeypatch, start, built):

@@ -227,3 +227,25 @@ def test_a_pause_that_cannot_work_is_refused_before_anything_is_written(config, 
     with pytest.raises(ConfigError, match=message):
         begin(OmegaConf.create({**config, "pause_at": value}), directory, (), notice, JobContext())
     assert directory.record() is None
+
+
+def test_a_test_looks_into_the_mirror_of_its_own_configuration_only(monkeypatch, config, directory, notice):
+    seen = []
+    monkeypatch.setattr(starting.Mirrors, "join", lambda self, cfg: seen.append(cfg))
+    monkeypatch.setattr(starting.evaluation, "configured", lambda cfg, *_: OmegaConf.create(config | {"seed": -1}))
+    with pytest.raises(ConfigError, match="seed=-1"):
+        begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    assert [cfg.seed for cfg in seen] == [-1]
+
+
+def test_the_other_processes_take_part_in_a_test_of_a_run(monkeypatch, stopped, config, directory, notice):
+    """With srun or torchrun, they would wait for the first process, and it for them."""
+    path = planned(monkeypatch, directory)
+    stopped(status="finished", changed=["train"], train=False, seed=7)
+    directory.config_file.write_text("seed: 0\n")
+    begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    assert (notice.facts["run"], notice.facts["start"]) == ("r1", str(path))
+    assert directory.config_file.read_text() == "seed: 0\n", "that of the training"
+    theirs = follow(**notice.facts, context=JobContext())
+    assert (theirs.directory.path, theirs.plan.path) == (directory.path, path)
+    assert (theirs.settings.seed, theirs.settings.train) == (7, False)

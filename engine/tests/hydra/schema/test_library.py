@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from cairn.errors import CairnError
 from cairn.hydra.parse import settings
 from cairn.hydra.schema import files, library
+from cairn.policy import pause
 
 BASE = {**yaml.safe_load((files.LIBRARY / "checkpoint" / "base.yaml").read_text()), "save_interval": 50}
 VALUES = {
@@ -77,3 +78,32 @@ def test_each_key_of_the_files_has_a_schema():
 
 def test_each_key_that_has_a_schema_has_values_in_this_test():
     assert library.CHECKPOINT.keys() - VALUES.keys() == {"dirpath", "mirror"}
+
+
+PAUSES = [
+    None,
+    "3ep",
+    "0.5ep",
+    " 200st ",
+    500,
+    "500",
+    "500ba",
+    "10min",
+    "1.5h",
+    0,
+    "0ep",
+    "1.5st",
+    "3epp",
+    1.5,
+    True,
+    "",
+]
+
+
+@pytest.mark.parametrize("value", PAUSES)
+def test_where_a_run_pauses(value):
+    try:
+        accepted = value is None or bool(pause.parse(value))
+    except CairnError:
+        accepted = False
+    assert jsonschema.Draft7Validator(library.TOP["pause_at"]).is_valid(value) is accepted

@@ -9,6 +9,7 @@ from cairn.hydra.search import look, losers
 from cairn.runs.directory import RunDirectory
 from cairn.search.driver import Result
 from cairn.store.catalog import Catalog
+from cairn.trackers.deleted import Deleted
 
 CONFIG = """\
 checkpoint: {{dirpath: {0}/checkpoints, monitor: {1}, mode: min}}
@@ -73,9 +74,13 @@ def test_the_length_of_a_run(more, expected, tmp_path):
 )
 def test_what_a_stopped_trial_keeps(kept, monitor, expected, tmp_path):
     run(tmp_path, "paused", "3ep", monitor=monitor)
+    (tmp_path / "mlflow").mkdir()
+    digests = {item.number: item.digest for item in Catalog(tmp_path / "checkpoints").committed()}
     for _ in range(2):
         losers.clear(tmp_path, kept)
         assert [item.number for item in Catalog(tmp_path / "checkpoints").committed()] == expected
+    gone = {digest for number, digest in digests.items() if number not in expected}
+    assert Deleted(tmp_path / "mlflow").digests() == gone, "the next start of the trial deletes them there, too"
     catalog = Catalog(tmp_path / "checkpoints")
     if kept == "best":
         assert catalog.linked("last.ckpt") == catalog.committed()[0].name

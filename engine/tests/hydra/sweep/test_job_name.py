@@ -51,6 +51,8 @@ def test_a_name_is_shortened_only_if_it_is_too_long(length):
         (["seed=4", "seed=2"], ["seed=4", "seed=1,2"], ["seed=2"]),
         (["model=mlp"], ["model=mlp"], ["model=mlp"]),
         (["model=mlp", "seed=2"], [], ["model=mlp", "seed=2"]),  # a sweeper that has recorded nothing
+        (["lr=0.1", "pause_at=3ep"], ["lr=0.1,0.2", "pause_at=3ep"], ["lr=0.1"]),
+        (["metric=x", "lr=0.1", "++pause_at=3ep"], ["metric=x", "lr=interval(0,1)"], ["lr=0.1"]),  # of a search
         ([], [], []),
     ],
 )

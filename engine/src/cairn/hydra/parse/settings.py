@@ -113,6 +113,9 @@ def parse(cfg: DictConfig) -> Settings:
         )
     if not _is_integer(cfg.seed, least=0) or cfg.seed >= 2**32:
         raise ConfigError(in_yaml(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}."))
+    for key in ("train", "test", "predict"):
+        if cfg.get(key) not in (None, True, False):  # such as `no`, which is a text that counts as true
+            raise ConfigError(in_yaml(f"{key}={cfg[key]!r} must be true or false."))
     settings = Settings(
         config=cfg,
         task_name=cfg.task_name,

@@ -69,7 +69,8 @@ def close_uploads(start: Start, built: Built | None, outcome: Outcome) -> None:
     """Upload the rest of the run to its mirror and to W&B, and end the run there."""
     if built is None:
         return
-    status = wandb_run.ExitStatus(outcome.exit_code, outcome.interrupted_by, outcome.status == "finished")
+    ends = outcome.status
+    status = wandb_run.ExitStatus(outcome.exit_code, outcome.interrupted_by, ends == "finished", ends == "paused")
     listeners = Listeners(built.checkpoints.listeners)
     config = start.settings.config
     mirror_s, grace_s = mirror_settings.limits_s(config)

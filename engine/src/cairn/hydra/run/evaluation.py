@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cairn import targets
-from cairn.errors import CheckpointError, ConfigError, SaveError
+from cairn.errors import CheckpointError, ConfigError, ResumeError, SaveError
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides as given
 from cairn.hydra.compose import merge, outside, trusted
@@ -38,9 +39,12 @@ from cairn.writing import load
 log = logging.getLogger(__name__)
 
 KEY = "eval"
-FILE = "evaluation.json"
 FORMAT = 1
-"""Version of `FILE`."""
+"""Version of `evaluation.json`."""
+TEST = "test"
+"""Stands for the id of a run where no run is tested."""
+_CONFIG = ".test.yaml"
+"""Configuration of a test in the directory of a run."""
 _CONTRARY = ("ckpt_path", "init_weights", "resume")
 _CHOOSE_DATA = ("data", "experiment")
 _FACTS = "cairn"
@@ -77,6 +81,8 @@ def configured(cfg: DictConfig, directory: RunDirectory, overrides: Sequence[str
             if group == "model" or not any(_chooses(key) for key in keys):
                 found[group] = _with_typed(own, now, group, keys)
         found.train, found.test, found.ckpt_path = False, cfg.get("test", True), str(path)
+        if OmegaConf.select(found, "checkpoint.mirror") is not None:
+            found.checkpoint.mirror = None  # a test uploads nothing, and must not wait for a store
     trusted.check(found, f"The configuration in {path}", overrides, command_line.repeated())
     outside.check(found, directory.path, "", overrides, command_line.repeated())
     return found
@@ -105,7 +111,10 @@ def _check(cfg: DictConfig, directory: RunDirectory, keys: Sequence[str]) -> Non
 
 def _find(named: str, cfg: DictConfig, directory: RunDirectory) -> Path:
     if named == "latest":
-        named = str(runs.find(named, Path(cfg.paths.log_dir), cfg.task_name).path)
+        folder = Path(cfg.paths.log_dir) / cfg.task_name
+        if (run := runs.newest(folder)) is None:
+            raise ResumeError(f"{KEY}=latest: there is no run of the task {cfg.task_name!r} in {folder}.")
+        named = str(run.path)
     elif not is_address(named):
         local = origin.local_file(named, directory.path)
         named = str(local if local.exists() else summary.shell_directory() / local)
@@ -159,18 +168,21 @@ def _with_typed(own: DictConfig, now: DictConfig, group: str, keys: Sequence[str
     return own[group]
 
 
-def announce(directory: RunDirectory, config: DictConfig, plan: ResumePoint, notice: Rendezvous) -> None:
-    """Let the other processes of a test take part, in a directory that does not belong to a run.
+def announce(directory: RunDirectory, config: DictConfig, run: str, plan: ResumePoint, notice: Rendezvous) -> None:
+    """Let the other processes of a test take part.
 
     Args:
-        directory: The directory.
+        directory: The directory: that of the run which is tested, or one that no run owns.
         config: The resolved configuration.
+        run: Id of the run; empty: there is none.
         plan: What is tested.
         notice: Channel to the processes that were started together with this one.
     """
     disk.make_directory(directory.path)
-    disk.put(directory.config_file, OmegaConf.to_yaml(config, resolve=True).encode())
-    facts = {"config": str(directory.config_file), "run": "test", "start": str(plan.path) if plan.path else None}
+    # The configuration of a run stays that of its training.
+    file = directory.path / _CONFIG if run else directory.config_file
+    disk.put(file, OmegaConf.to_yaml(config, resolve=True).encode())
+    facts = {"config": str(file), "run": run or TEST, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)
     notice.announce(facts)
 
@@ -201,14 +213,15 @@ def record(directory: RunDirectory, config: DictConfig, plan: ResumePoint, outco
             "monitor": saved.monitor if saved else None,
             "score": saved.score if saved else None,
         },
-        "metrics": dict(outcome.test or {}),
+        # JSON has no NaN and no infinity.
+        "metrics": {name: x if math.isfinite(x) else str(x) for name, x in (outcome.test or {}).items()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance.origin(config.seed, config.paths.root_dir),
         **versions.installed(),
         **{group: OmegaConf.to_container(config[group], resolve=True) for group in ("data", "model")},
     }
     try:
-        disk.put(directory.path / FILE, (json.dumps(content, indent=2) + "\n").encode())
+        disk.put(directory.evaluation_file, (json.dumps(content, indent=2) + "\n").encode())
     except OSError as error:
-        raise SaveError(f"{directory.path / FILE} cannot be written: {error.strerror or error}.") from error
-    log.info("Metrics and checkpoint: %s", summary.relative(directory.path / FILE))
+        raise SaveError(f"{directory.evaluation_file} cannot be written: {error.strerror or error}.") from error
+    log.info("Metrics and checkpoint: %s", summary.relative(directory.evaluation_file))

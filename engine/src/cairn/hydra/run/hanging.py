@@ -58,8 +58,9 @@ def uploads_limited(start: Start, wait_s: float, exit_code: int) -> Iterator[Non
     def leave(alarm: Alarm) -> None:
         try:
             text = (
-                f"The end of this run hangs: no answer from W&B for {format_duration(alarm.silent_s)}. The run itself "
-                f"has ended and is recorded; its exit code is {exit_code}. Send the rest with: python -m cairn sync "
+                f"The end of this run hangs: no answer from a tracker or a mirror for "
+                f"{format_duration(alarm.silent_s)}. The run itself has ended and is recorded; its exit code is "
+                f"{exit_code}. Send the rest to W&B with: python -m cairn sync "
                 f"{summary.relative(start.directory.path)}\n{stacks.own_stacks()}"
             )
             os.write(2, text.encode(errors="replace"))

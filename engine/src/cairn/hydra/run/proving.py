@@ -82,6 +82,7 @@ def config(composed: DictConfig) -> DictConfig:
         notes.append(f"loggers except CSV: {', '.join(other)} {'is' if len(other) == 1 else 'are'} left out")
     plain["logger"] = {"csv": {"_target_": "cairn.CSVLogger", "save_dir": str(given.directory / "csv")}}
     plain["checkpoint"]["dirpath"] = str(given.directory / "checkpoints")
+    plain["predict"] = False  # of all data, in each of the runs
     changed: DictConfig = OmegaConf.create(plain)
     return changed
 

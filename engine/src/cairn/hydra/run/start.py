@@ -32,7 +32,7 @@ from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.torchrun import Attempt
-from cairn.runs import attempts, summary, terminal
+from cairn.runs import attempts, config_file, summary, terminal
 from cairn.runs.directory import ADDRESS_FILE, RunDirectory, RunRecord, new_id
 from cairn.runs.files_before import FilesBefore
 from cairn.store import claim, resume
@@ -106,8 +106,9 @@ def begin(
         CairnError: The run cannot start with this configuration or directory.
     """
     mirrors = Mirrors(directory)
-    mirrors.join(cfg)
-    merged, old = _configuration(evaluation.configured(cfg, directory, overrides), directory, overrides)
+    own = evaluation.configured(cfg, directory, overrides)
+    mirrors.join(own)
+    merged, old = _configuration(own, directory, overrides)
     allowed.check(cfg, merged, old, directory, overrides)
     settings = parse(merged.config)
     pause_at = pausing.requested(cfg, settings)
@@ -118,9 +119,9 @@ def begin(
     mirrors.look(settings, old.id if old else "")
     if not settings.train:
         plan = point.test_point(settings, point.resume_point(settings, directory, old, notice.rank, mirrors.bring))
-        if old is None:
-            evaluation.announce(directory, settings.config, plan, notice)
-        return Start(directory, settings, old.id if old else "test", plan, context)
+        run = old.id if old else ""
+        evaluation.announce(directory, settings.config, run, plan, notice)
+        return Start(directory, settings, run or evaluation.TEST, plan, context)
     patience_s = _PREVIOUS_ATTEMPT_S if context.allocation.scheduler else None
     directory.lock(patience_s or 0.0)
     run, checkpoints, held = old.id if old else mirrors.run or new_id(), settings.checkpoint, None
@@ -176,7 +177,7 @@ def follow(config: str, run: str, start: str | None, context: JobContext, pause_
         context: Signals and the job of this process.
         pause_at: Where the run pauses.
     """
-    cfg = merge.as_config(targets.with_current_names(RunDirectory(Path(config).parent).config()))
+    cfg = merge.as_config(targets.with_current_names(config_file.read(Path(config))))
     trusted.new_run(cfg)  # the main process has checked it
     plan = ResumePoint(Path(start) if start else None)
     directory = RunDirectory(Path(config).parent)

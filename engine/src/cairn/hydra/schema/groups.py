@@ -80,7 +80,7 @@ def _checkpoint(own: Sequence[ConfigFile], comments: Mapping[str, str], values: 
             "defaults": nodes.DEFAULTS,
             **library.described(library.CHECKPOINT, comments, values),
             "artifacts": {
-                "description": "Checkpoints that go to W&B.",
+                "description": "Checkpoints that go to W&B, MLflow and Trackio.",
                 "type": ["object", "null"],
                 "properties": artifacts,
                 "additionalProperties": False,

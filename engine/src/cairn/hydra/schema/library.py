@@ -61,6 +61,7 @@ SIZE: Schema = {
         {"type": "string", "pattern": rf"^(?!\s*0+(\.0+)?\s*[a-zA-Z]*\s*$)\s*{_NUMBER}\s*{_SIZES}\s*$"},
     ]
 }
+PAUSE: Schema = {"anyOf": [INTERVAL["anyOf"][0], INTERVAL["anyOf"][2], NULL]}
 COUNT: Schema = {"type": "integer", "minimum": 1}
 COUNT_OR_NONE_OR_ALL: Schema = {"type": "integer", "minimum": -1}
 CHECKPOINT: Mapping[str, Schema] = {
@@ -111,11 +112,14 @@ TOP: Mapping[str, Schema] = {
     "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
     "train": BOOLEAN,
     "test": BOOLEAN,
+    "predict": BOOLEAN,
+    "eval": {"type": ["string", "null"]},
     "resume": {"type": ["string", "null"]},
     "ckpt_path": {"type": ["string", "null"]},
     "init_weights": {"type": ["string", "null"]},
     "init_weights_strict": BOOLEAN,
     "init_weights_prefix": {"type": ["string", "null"]},
+    "pause_at": PAUSE,
     "prove": BOOLEAN,
     "optimized_metric": {"type": ["string", "null"]},
 }

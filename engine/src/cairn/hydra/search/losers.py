@@ -12,6 +12,7 @@ from cairn.runs.claimed import claimed
 from cairn.runs.directory import RunDirectory
 from cairn.store.catalog import Catalog
 from cairn.store.history import History
+from cairn.trackers.deleted import note_in_all
 from cairn.types import Saved
 
 Keep = Literal["best", "nothing", "all"]
@@ -50,6 +51,8 @@ def clear(path: Path, kept: Keep) -> None:
         stays: list[Saved] = [best] if best is not None and kept == "best" else []
         if len(found) > len(stays):
             with claimed(run, directory):
-                History(directory, [], mode).retain(stays, [item for item in found if item not in stays])
+                to_delete = [item for item in found if item not in stays]
+                note_in_all(path, to_delete)
+                History(directory, [], mode).retain(stays, to_delete)
     except (CairnError, OSError) as error:
         log.warning("Checkpoints of %s could not be deleted: %s.", path, first_line(error))

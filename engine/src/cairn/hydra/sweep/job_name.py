@@ -57,7 +57,7 @@ def special(overrides: Sequence[str], of_sweep: Sequence[str]) -> list[str]:
     parse = OverridesParser.create().parse_override
     is_varied = {item.get_key_element(): item.is_sweep_override() for item in map(parse, of_sweep)}
     own = {parse(item).get_key_element(): item for item in overrides}  # the last override of a key wins
-    own.pop(_PAUSE, None)  # a job that pauses, and goes on, keeps its name
+    own = {key: item for key, item in own.items() if key.lstrip("+") != _PAUSE}  # when it goes on, it keeps its name
     return [item for key, item in own.items() if is_varied.get(key, True)] or list(own.values())
 
 
