@@ -74,10 +74,19 @@ def test_the_length_of_a_run(more, expected, tmp_path):
 def test_what_a_stopped_trial_keeps(kept, monitor, expected, tmp_path):
     run(tmp_path, "paused", "3ep", monitor=monitor)
     for _ in range(2):
-        losers.clear(tmp_path, kept)
+        losers.clear(tmp_path, "3ep", kept)
         assert [item.number for item in Catalog(tmp_path / "checkpoints").committed()] == expected
     catalog = Catalog(tmp_path / "checkpoints")
     if kept == "best":
         assert catalog.linked("last.ckpt") == catalog.committed()[0].name
     if kept == "nothing":
         assert not (tmp_path / "checkpoints" / "last.ckpt").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("status", "why"), [("finished", ""), ("running", ""), ("paused", "6ep"), ("stopped", "SIGINT")]
+)
+def test_a_stopped_trial_that_was_resumed_by_hand_keeps_everything(status, why, tmp_path):
+    run(tmp_path, status, why)
+    losers.clear(tmp_path, "3ep", "nothing")
+    assert [item.number for item in Catalog(tmp_path / "checkpoints").committed()] == [0, 1, 2]
