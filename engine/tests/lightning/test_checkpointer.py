@@ -37,6 +37,7 @@ from cairn.lightning.interrupts import WatchTraining
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.lightning.loops.calls import Stopped
 from cairn.lightning.saved.hyperparameters import _warn
+from cairn.policy import pause
 from cairn.policy.keep import Best, Latest
 from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
 from cairn.store import disk as disk_module
@@ -513,7 +514,31 @@ def test_a_time_limit_stops_at_a_boundary_and_counts_over_all_attempts(tmp_path,
         fit(run)
         assert (run.checkpoints.stopped_by, run.checkpoints.newest.reasons) == ("max_time", ("limit",))
         stops.append((run.checkpoints.newest.position.batch, run.engine.telemetry.elapsed_s))
-    assert stops == [(5, 50), (6, 60), (7, 70)]
+    assert stops == [(5, 50), (5, 50), (7, 70)], "a run that has used up its time trains nothing"
+
+
+def paused(settings, text):
+    """Settings of a run that pauses."""
+    point = pause.parse(text)
+    return replace(settings, pause=point, triggers={**settings.triggers, "pause": pause.AtPause(point)})
+
+
+def test_a_run_whose_time_is_used_up_where_it_would_pause_has_stopped(tmp_path, monkeypatch):
+    settings = policy(tmp_path, triggers={"limit": OnStop()}, max_time_s=45)
+    run = prepare(tmp_path, Scored(), paused(settings, "5ba"), callbacks=[Clock(monkeypatch)])
+    fit(run)
+    assert (run.module.num_batches, run.checkpoints.stopped_by) == (5, "max_time")
+    assert run.checkpoints.newest.reasons == ("limit",)
+
+
+@pytest.mark.parametrize("text", ["3ba", "1ep", "40s"])
+def test_a_run_that_has_come_to_its_end_has_ended_wherever_it_would_pause(text, tmp_path, monkeypatch):
+    """As after a kill in its test, when a search repeats its job."""
+    settings = replace(policy(tmp_path), max_time_s=75)
+    fit(prepare(tmp_path, Scored(), replace(settings, max_time_s=None), callbacks=[Clock(monkeypatch)]))
+    again = prepare(tmp_path, Scored(), paused(settings, text), plan=plan_of(tmp_path), callbacks=[Clock(monkeypatch)])
+    fit(again)
+    assert (again.module.num_batches, again.checkpoints.stopped_by) == (0, "")
 
 
 def test_a_new_run_from_a_checkpoint_has_its_full_time_limit(tmp_path, monkeypatch):

@@ -18,9 +18,12 @@ def test_successive_halving_has_one_bracket():
     assert counts("halving", 1, 1) == [(0, 1)]
 
 
-@pytest.mark.parametrize(("num_trials", "num_rungs"), [(3, 3), (27, 3), (81, 4), (100, 5), (5, 4)])
-def test_hyperband_begins_at_each_rung_with_fewer_trials(num_trials, num_rungs):
-    found = counts("hyperband", num_trials, num_rungs)
+@pytest.mark.parametrize(
+    ("num_trials", "num_rungs", "eta"),
+    [(3, 3, 3), (27, 3, 3), (81, 4, 3), (100, 5, 3), (5, 4, 3), (10, 10, 2), (9, 8, 2)],
+)
+def test_hyperband_begins_at_each_rung_with_fewer_trials(num_trials, num_rungs, eta):
+    found = counts("hyperband", num_trials, num_rungs, eta)
     assert [first for first, _ in found] == list(range(num_rungs))
     assert sum(count for _, count in found) == num_trials
     assert all(one >= other >= 1 for (_, one), (_, other) in pairwise(found))

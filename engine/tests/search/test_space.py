@@ -22,6 +22,10 @@ def test_a_space_of_lists_can_be_counted():
     assert Space({"lr": Float(0.1, 1.0)}).size is None
 
 
+def test_a_large_range_is_counted_without_a_list_of_it():
+    assert Space({"seed": Int(0, 2**40)}).size == 2**40 + 1
+
+
 def test_values_are_written_as_overrides():
     values = {"model": "cnn", "flag": [1, "a b"], "depth": 5, "drop": 0.2}
     assert LISTS.overrides(values) == ["model=cnn", "flag=[1,'a b']", "depth=5", "drop=0.2"]
@@ -46,6 +50,14 @@ def test_sampled_numbers_are_short_and_in_their_range():
     assert item.rounded(0.4512345678) == 0.451235
     assert item.rounded(1 / 3) == 1 / 3
     assert item.rounded(2 / 3) == 2 / 3
+    assert Float(0.9999, 0.99999).rounded(0.99993456789) == 0.9999346
+    assert Float(2.0, 2.0).rounded(2.0) == 2.0
+
+
+def test_a_value_of_a_grid_stays_on_it():
+    item = Float(1000.0, 1000.003, step=0.001)
+    assert item.values() == [1000.0, 1000.001, 1000.002, 1000.003]
+    assert item.rounded(1000.0020000000002) == 1000.002
 
 
 def test_parameters_in_the_file():

@@ -63,22 +63,26 @@ class FakeRuns:
         self.launches.append((stop, [trial.number for trial in trials]))
         return {trial.number: self._run(trial, stop) for trial in trials}
 
-    def stopped(self, trials: Sequence[Trial]) -> None:
+    def stopped(self, trials: Sequence[Trial], stop: str) -> None:
         self.before()
+        assert all(self.reached[trial.number] == _batches(stop) for trial in trials if trial.number not in self.ends)
         self.cleared |= {trial.number for trial in trials}
 
     def _run(self, trial: Trial, stop: str) -> Result:
         self.before()
-        epochs = EPOCHS if stop == END else int(stop.removesuffix("ep"))
         last = self.ends.get(trial.number, EPOCHS)
-        total, before = min(epochs, last) * PER_EPOCH, self.reached.get(trial.number, 0)
+        total, before = min(_batches(stop), last * PER_EPOCH), self.reached.get(trial.number, 0)
         self.num_batches += max(0, total - before)
         self.reached[trial.number] = max(total, before)
         self.before()
         if self.fails.get(trial.number) == stop:
             return Result(f"trial {trial.number} is broken")
         score = math.nan if trial.number in self.nan else score_of(trial.parameters, total)
-        return Result("", score, total // PER_EPOCH, total, epochs >= last, EPOCHS * PER_EPOCH)
+        return Result("", score, total // PER_EPOCH, total, _batches(stop) >= last * PER_EPOCH, EPOCHS * PER_EPOCH)
+
+
+def _batches(stop: str) -> int:
+    return PER_EPOCH * (EPOCHS if stop == END else int(stop.removesuffix("ep")))
 
 
 def score_of(parameters: Mapping[str, Any], total: int) -> float:

@@ -240,10 +240,10 @@ class EngineHooks(Checkpoint):
         """What a resume inside an epoch repeats."""
         return self.engine.restart
 
-    def restore(self) -> None:
-        """See `Engine.restore`; a fit that has come to its pause before stops here."""
+    def restore(self, ends: Callable[[], bool]) -> None:
+        """See `Engine.restore`; a fit that has come to its time limit or its pause before stops here."""
         self.engine.restore()
-        pausing.stop_if_reached(self.engine)
+        pausing.stop_if_reached(self.engine, ends())
 
     def built(self) -> None:
         """See `Exchanged.see`."""

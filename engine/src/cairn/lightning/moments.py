@@ -81,10 +81,10 @@ class Moments:
         """
         elapsed, cost = self.telemetry.clock.elapsed_s, self.telemetry.cost()
         stop, self.found_stop = self.found_stop or self.stop(cost.until_committed_s if cost else 0.0), None
-        over = self.max_time_s is not None and elapsed >= self.max_time_s
         position = boundary.position(self.trainer, place, self.num_samples)
-        planned = TIME_LIMIT if over else None
-        if not ends and self.is_at_pause(position, elapsed):
+        planned = TIME_LIMIT if self.is_time_used_up(elapsed) else None
+        # A run that never pauses stops at the limit, too.
+        if planned is None and not ends and self.is_at_pause(position, elapsed):
             planned = PAUSE
         return Moment(
             position=position,
@@ -99,6 +99,10 @@ class Moments:
             cost=cost,
             busy=busy,
         )
+
+    def is_time_used_up(self, elapsed_s: float) -> bool:
+        """Return whether a run with this training time, in seconds, has come to its limit."""
+        return self.max_time_s is not None and elapsed_s >= self.max_time_s
 
     def is_at_pause(self, position: Position, elapsed_s: float) -> bool:
         """Return whether the run pauses there, or has come further.

@@ -49,8 +49,8 @@ class Runs(Protocol):
         are not trained again."""
         ...
 
-    def stopped(self, trials: Sequence[Trial]) -> None:
-        """These trials do not go on: delete what they need not keep. May be called again for the same ones."""
+    def stopped(self, trials: Sequence[Trial], stop: str) -> None:
+        """These trials have stopped there for good: delete what they need not keep. May be called again for them."""
         ...
 
 
@@ -79,7 +79,11 @@ class Driver:
         self._num_parallel, self._num_together = num_parallel, num_together
 
     def run(self) -> Search:
-        """Run what is left to do; return the finished search."""
+        """Run what is left to do.
+
+        Returns:
+            The finished search. That it is finished is not kept: a search that ends is shown first.
+        """
         given = self.search
         self._keep(given)
         for bracket in brackets(given.schedule, given.num_trials, len(given.rungs), given.eta):
@@ -87,8 +91,7 @@ class Driver:
             for rung in range(bracket.first_rung, len(given.rungs)):
                 self._run(self._of_rung(bracket, rung), rung, self._num_together)
                 self._decide(bracket, rung)
-        self._keep(replace(self.search, state="finished"))
-        return self.search
+        return replace(self.search, state="finished")
 
     def _begin(self, bracket: Bracket) -> None:
         """Ask for the trials of a bracket, and run them to its first rung."""
@@ -127,7 +130,8 @@ class Driver:
             for trial in trials:
                 search = search.with_trial(_decided(trial, rung, trial.number in best))
             self._keep(search)
-        self._runs.stopped([trial for trial in self.search.of_bracket(bracket.number) if trial.state == "stopped"])
+        stopped = [trial for trial in self.search.of_bracket(bracket.number) if trial.state == "stopped"]
+        self._runs.stopped([trial for trial in stopped if trial.rungs[-1].rung == rung], search.rungs[rung])
 
     def _keep(self, search: Search) -> None:
         self.search = search

@@ -55,10 +55,10 @@ def brackets(schedule: Schedule, num_trials: int, num_rungs: int, eta: int) -> l
             f"needs at least one trial.",
             parameter="num_trials",
         )
-    # A bracket that begins s rungs before the end has eta**s / (s + 1) parts of the trials, so that all of them train
-    # for about as many batches.
+    # A bracket that begins s rungs before the end has one trial, and eta**s / (s + 1) parts of the others, so that all
+    # brackets train for about as many batches.
     shares = [eta**left / (left + 1) for left in range(num_rungs - 1, -1, -1)]
-    counts = [max(1, math.floor(num_trials * share / sum(shares))) for share in shares]
+    counts = [1 + math.floor((num_trials - num_rungs) * share / sum(shares)) for share in shares]
     counts[0] += num_trials - sum(counts)
     return [Bracket(number, number, count) for number, count in enumerate(counts)]
 

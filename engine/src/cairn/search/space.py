@@ -27,15 +27,30 @@ class Float:
 
     def values(self) -> list[Any] | None:
         """Return all values; None if there are too many to count."""
+        count = self.count
+        return None if count is None else [self._stepped(number) for number in range(count)]
+
+    @property
+    def count(self) -> int | None:
+        """Number of values; None if there are too many to count."""
         if self.step is None:
-            return [self.low] if self.low == self.high else None
-        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        return [self.rounded(self.low + number * self.step) for number in range(count)]
+            return 1 if self.low == self.high else None
+        return math.floor((self.high - self.low) / self.step + 1e-9) + 1
 
     def rounded(self, value: float) -> float:
-        """Return a sampled value with fewer digits, still in the range."""
-        short = float(f"{value:.{_DIGITS}g}")
+        """Return a sampled value with fewer digits, still in the range; with a step, on the grid."""
+        if self.step is not None:
+            return self._stepped(round((value - self.low) / self.step))
+        if self.low == self.high:
+            return self.low
+        # In a narrow range far from 0, such as 0.9999 to 0.99999, all values have the same first digits.
+        same = math.floor(math.log10(max(abs(self.low), abs(self.high)) / (self.high - self.low)))
+        short = float(f"{value:.{_DIGITS + max(0, same)}g}")
         return short if self.low <= short <= self.high else value
+
+    def _stepped(self, number: int) -> float:
+        # 0.3, and not 0.30000000000000004
+        return self.low if self.step is None else float(f"{self.low + number * self.step:.15g}")
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,11 @@ class Int:
     def values(self) -> list[Any] | None:
         """Return all values."""
         return list(range(self.low, self.high + 1, self.step))
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return len(range(self.low, self.high + 1, self.step))
 
     def rounded(self, value: float) -> int:
         """Return a sampled value as an integer."""
@@ -74,6 +94,11 @@ class Choice:
         """Return all values."""
         return list(self.choices)
 
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return len(self.choices)
+
     def text_of(self, value: Any) -> str:
         """Return a value as it is written in an override."""
         # By type, too: 1 and true are equal in Python.
@@ -96,7 +121,7 @@ class Space:
     @property
     def size(self) -> int | None:
         """Number of different trials; None if there are too many to count."""
-        counts = [None if (found := item.values()) is None else len(found) for item in self.parameters.values()]
+        counts = [item.count for item in self.parameters.values()]
         return None if None in counts else math.prod(filter(None, counts))
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
@@ -110,7 +135,7 @@ class Space:
             ConfigError: A parameter has too many values to count.
         """
         for key, item in self.parameters.items():
-            if item.values() is None:
+            if item.count is None:
                 raise ConfigError(
                     f"sampler='grid' needs a list or a range for each parameter, and {key} is an interval: write "
                     f"{key}=choice(...) or range(...), or take another sampler.",

@@ -105,8 +105,8 @@ def test_checkpoints_of_an_unknown_run_are_refused(monkeypatch, config, director
 def stopped(monkeypatch, config, directory):
     """A run that was stopped, and a command that resumes it with changes."""
 
-    def resumes(status="stopped", changed=(), **changes):
-        record = RunRecord("r1", "toy", status=status, result=0.5)
+    def resumes(status="stopped", changed=(), why="", **changes):
+        record = RunRecord("r1", "toy", status=status, why=why, result=0.5)
         directory.path.mkdir(exist_ok=True)
         directory.record_file.write_text(json.dumps(asdict(record)))
         merged = Merged(OmegaConf.create({**config, **changes}), dict.fromkeys(changed, (1, 2)), {}, {})
@@ -126,13 +126,24 @@ def test_a_finished_run_returns_its_result_and_trains_only_if_something_changes(
     assert isinstance(begin(OmegaConf.create(config), directory, (), notice, JobContext()), Start)
 
 
-@pytest.mark.parametrize(("elapsed_s", "expected"), [(3600.0, NothingToDo), (3599.0, Start)])
-def test_a_run_that_has_used_up_its_time_does_not_train(
-    monkeypatch, stopped, config, directory, notice, elapsed_s, expected
+@pytest.mark.parametrize(
+    ("elapsed_s", "status", "why", "expected"),
+    [
+        (3600.0, "stopped", "max_time", NothingToDo),
+        (3599.0, "stopped", "max_time", Start),
+        (3600.0, "running", "", Start),
+        (3600.0, "stopped", "SIGTERM", Start),
+    ],
+)
+def test_a_run_that_has_used_up_its_time_has_ended_unless_it_was_killed_before_its_test(
+    monkeypatch, stopped, config, directory, notice, elapsed_s, status, why, expected
 ):
     planned(monkeypatch, directory, elapsed_s=elapsed_s)
-    stopped(trainer={"max_time": "1h"})
-    assert isinstance(begin(OmegaConf.create(config), directory, (), notice, JobContext()), expected)
+    stopped(status, why=why, trainer={"max_time": "1h"})
+    found = begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    assert isinstance(found, expected)
+    if expected is NothingToDo:
+        assert found.result == 0.5
 
 
 def test_a_run_beyond_its_last_epoch_is_refused_and_keeps_its_record(monkeypatch, stopped, config, directory, notice):

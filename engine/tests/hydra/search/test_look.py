@@ -77,7 +77,7 @@ def test_what_a_stopped_trial_keeps(kept, monitor, expected, tmp_path):
     (tmp_path / "mlflow").mkdir()
     digests = {item.number: item.digest for item in Catalog(tmp_path / "checkpoints").committed()}
     for _ in range(2):
-        losers.clear(tmp_path, kept)
+        losers.clear(tmp_path, "3ep", kept)
         assert [item.number for item in Catalog(tmp_path / "checkpoints").committed()] == expected
     gone = {digest for number, digest in digests.items() if number not in expected}
     assert Deleted(tmp_path / "mlflow").digests() == gone, "the next start of the trial deletes them there, too"
@@ -86,3 +86,12 @@ def test_what_a_stopped_trial_keeps(kept, monitor, expected, tmp_path):
         assert catalog.linked("last.ckpt") == catalog.committed()[0].name
     if kept == "nothing":
         assert not (tmp_path / "checkpoints" / "last.ckpt").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("status", "why"), [("finished", ""), ("running", ""), ("paused", "6ep"), ("stopped", "SIGINT")]
+)
+def test_a_stopped_trial_that_was_resumed_by_hand_keeps_everything(status, why, tmp_path):
+    run(tmp_path, status, why)
+    losers.clear(tmp_path, "3ep", "nothing")
+    assert [item.number for item in Catalog(tmp_path / "checkpoints").committed()] == [0, 1, 2]

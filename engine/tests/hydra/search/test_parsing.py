@@ -35,6 +35,7 @@ def one(text):
         ("a=int(interval(1, 4))", Int(1, 4)),
         ("a=tag(log, interval(1e-4, 1e-1))", Float(1e-4, 1e-1, log=True)),
         ("a=tag(log, int(interval(8, 256)))", Int(8, 256, log=True)),
+        ("a=1.0,inf", Choice((1.0, "inf"), ("1.0", "inf"))),
         ("+a=1,2", Choice((1, 2), ("1", "2"))),
     ],
 )
@@ -47,6 +48,7 @@ def test_the_syntax_of_sweeps(text, expected):
     [
         ("a=interval(1, 1)", "1 is not below 1"),
         ("a=interval(2, 1)", "2 is not below 1"),
+        ("a=interval(0, inf)", "0 to inf is not a range of finite numbers"),
         ("a=tag(log, interval(0, 1))", "a logarithmic scale begins above 0"),
         ("a=range(3, 3)", "this range is empty"),
         ("a=tag(log, range(1, 9, 2))", "needs integers and steps of 1"),
@@ -61,10 +63,10 @@ def test_what_cannot_be_searched_is_refused(text, message):
 
 
 def test_the_last_override_of_a_key_counts_and_the_rest_is_shared():
-    params = {"lr": "interval(0, 1)", "+depth": "range(1, 4)", "model": "mlp"}
+    params = {"lr": "interval(0, 1)", "+depth": "range(1, 4)", "model": "mlp", "clip": None}
     space, shared = parse(params, ["seed=1", "lr=0.1,0.2", "++depth=2", "~b", "seed=3"])
     assert dict(space.parameters) == {"lr": Choice((0.1, 0.2), ("0.1", "0.2"))}
-    assert shared == ["model=mlp", "++depth=2", "~b", "seed=3"]
+    assert shared == ["model=mlp", "clip=null", "++depth=2", "~b", "seed=3"]
 
 
 def test_keys_keep_what_adds_them():

@@ -67,3 +67,20 @@ def test_another_search_in_the_directory_is_refused(tmp_path):
         place.known(tmp_path, search(rungs=("2ep", "end")))
     with pytest.raises(ConfigError, match=r"whose command differs in lr=\.\.\. seed=1: repeat its command"):
         place.known(tmp_path, search(command=("seed=1",)))
+
+
+def test_an_edit_of_the_configuration_of_a_search_is_logged(tmp_path, caplog):
+    def given(width):
+        return OmegaConf.create(
+            {"model": {"width": width}, "hydra": {"sweep": {"dir": str(tmp_path)}, "verbose": width}}
+        )
+
+    place.save_config(given(8))
+    place.save_config(given(8), is_begun=True)
+    assert not caplog.records
+    for _ in range(2):  # the file stays that of the beginning
+        caplog.clear()
+        place.save_config(given(16), is_begun=True)
+        assert "Edited in configs/ since this search began: model.width (8 to 16)." in caplog.text
+    place.save_config(given(16))
+    assert OmegaConf.load(tmp_path / "multirun.yaml").model.width == 16

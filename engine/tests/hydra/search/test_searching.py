@@ -12,15 +12,19 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import read_write
 from tests.support.searches import EPOCHS, PER_EPOCH, Killed, score_of
+from tests.support.searches import search as made_search
 
+from cairn.hydra.search import jobs as searching_jobs
 from cairn.hydra.search import plugins, searching
 from cairn.hydra.sweep import job_name
+from cairn.jobs.signals import Interruption
 from cairn.runs.directory import RunDirectory
 from cairn.search import state
+from cairn.search.state import Trial
 
 pytest.importorskip("optuna")
 
@@ -243,3 +247,109 @@ def test_a_job_that_ends_where_it_was_is_launched_again(search, jobs):
     assert replace(found, trials=()).state == "finished"
     assert not [trial for trial in found.trials if trial.state == "failed"]
     assert jobs.num_batches == BATCHES
+
+
+def test_a_search_that_was_killed_while_it_shows_its_results_is_not_begun_again(search, jobs, monkeypatch):
+    real = searching.results.show
+
+    def dies(*args):
+        raise Killed
+
+    monkeypatch.setattr(searching.results, "show", dies)
+    with pytest.raises(Killed):
+        search(*VARIED, *FEW)
+    ended, num_launches = where(jobs), len(jobs.launches)
+    monkeypatch.setattr(searching.results, "show", real)
+    found = search(*VARIED, *FEW)
+    assert (where(jobs), len(jobs.launches)) == (ended, num_launches)
+    assert state.read(ended) == found
+    assert found.state == "finished"
+
+
+def test_a_trial_that_another_process_still_trains_is_waited_for(search, jobs, monkeypatch, caplog):
+    """A job of a command that was killed before it had noted the job."""
+    caplog.set_level("INFO")
+    real, busy, calls = jobs.launch, [], []
+
+    def refused(job_overrides, initial_job_idx):
+        calls.append(initial_job_idx)
+        if len(calls) == 1:
+            busy.extend([True, True])
+            return [JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError("Another process trains"))]
+        return real(job_overrides, initial_job_idx)
+
+    jobs.launch = refused
+    monkeypatch.setattr(searching_jobs.directory_lock, "is_held_elsewhere", lambda path: bool(busy) and busy.pop())
+    monkeypatch.setattr(searching_jobs, "_POLL_S", 0.0)
+    found = search(*VARIED, *FEW)
+    assert not [trial for trial in found.trials if trial.state == "failed"]
+    assert "Trial 0: another process trains it. Waiting for its end." in caplog.text
+    assert calls[:3] == [0, 0, 1]
+
+
+def test_an_option_that_does_not_exist_is_refused_before_any_trial(search, jobs, tmp_path):
+    for name in ("mlp", "cnn"):
+        (tmp_path / "configs" / "net").mkdir(exist_ok=True)
+        (tmp_path / "configs" / "net" / f"{name}.yaml").write_text("width: 8\n")
+    with pytest.raises(HydraException, match="net/rnn"):
+        search("lr=0.1", "+net=mlp,cnn,rnn", *FEW)
+    with pytest.raises(HydraException, match="depth"):
+        search("lr=0.1", "+net=mlp,cnn", "net.depth=1,2", *FEW)
+    assert not jobs.launches
+    assert len(search("lr=0.1", "+net=mlp,cnn", "net.width=1,2", *FEW).trials) == 4
+
+
+def test_a_new_trial_never_has_the_directory_of_an_earlier_command(search, jobs, monkeypatch):
+    same = [*VARIED, *FEW, "hydra.sweep.subdir=at-${drop}"]
+    dies = [True]
+
+    def ask(space, now):
+        if now.trials and dies and dies.pop():
+            raise Killed
+        return {"lr": 0.1 / (1 + len(now.trials)), "drop": 0.5}
+
+    monkeypatch.setattr(searching.sampler, "ask", ask)
+    with pytest.raises(Killed):
+        search(*same)
+    with pytest.raises(CompactHydraException, match=r"Trials 0 and 1 would both have the directory at-0\.5"):
+        search(*same)
+
+
+def test_a_failed_trial_is_not_the_best():
+    ended = Trial(0, "a", {"lr": 0.1}, "stopped").reaches(0, 0.3, 1, 5)
+    failed = Trial(1, "b", {"lr": 0.2}, "failed").reaches(0, 0.1, 1, 5)
+    found = made_search(parameters={"lr": {}}, trials=(ended, failed))
+    assert searching.results.best(found) == ended
+
+
+def test_a_trial_that_leaves_the_process_is_a_failed_trial(search, jobs):
+    """With Hydra's own launcher, each trial runs in the process of the search."""
+    real = jobs.launch
+
+    def leaves(job_overrides, initial_job_idx):
+        assert len(job_overrides) == 1
+        if initial_job_idx == 2:
+            raise SystemExit(3)
+        return real(job_overrides, initial_job_idx)
+
+    jobs.launch = leaves
+    found = search(*VARIED, *FEW, "hydra.sweeper.parallel=4")
+    failed = [(trial.number, trial.error) for trial in found.trials if trial.state == "failed"]
+    assert failed == [(2, "it has called sys.exit(3) before its end")]
+
+    def stopped(job_overrides, initial_job_idx):
+        raise Interruption("SIGTERM")
+
+    jobs.launch = stopped
+    with pytest.raises(Interruption):
+        search(*VARIED, *FEW)
+
+
+def test_the_order_of_the_overrides_of_a_repeated_command_does_not_matter(search, jobs):
+    undisturbed = search(*VARIED, *FEW)
+    jobs.dies_after = 1
+    with pytest.raises(Killed):
+        search(*VARIED, *FEW)
+    jobs.dies_after = math.inf
+    found = search(*FEW, *reversed(VARIED))
+    assert [trial.parameters for trial in found.trials] == [trial.parameters for trial in undisturbed.trials]

@@ -26,7 +26,7 @@ class Recorder:
         self.boundaries.append((boundary.position(self.trainer, place, 0), place, ends))
         self.happened.append("boundary")
 
-    def restore(self):
+    def restore(self, ends):
         self.restored += 1
 
     def ended(self):

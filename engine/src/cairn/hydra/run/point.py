@@ -9,6 +9,7 @@ from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra.parse.settings import Settings
 from cairn.hydra.run import origin
 from cairn.jobs.rendezvous import Rank
+from cairn.lightning.agreement import TIME_LIMIT
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import links, names, resume
 from cairn.store.joint_check import JointCheck
@@ -91,9 +92,14 @@ def first_intact(*paths: Path) -> Path | None:
     return None
 
 
-def is_time_used_up(settings: Settings, plan: ResumePoint) -> bool:
-    """Return whether the run has already trained for all of `trainer.max_time`."""
+def is_time_used_up(settings: Settings, plan: ResumePoint, old: RunRecord | None) -> bool:
+    """Return whether the run has ended because it has trained for all of `trainer.max_time`.
+
+    One that was killed after that, before its test, has not: it trains nothing, and is tested.
+    """
     limit_s = settings.trainer.max_time_s
+    if old is None or (old.status, old.why) != ("stopped", TIME_LIMIT):
+        return False
     if limit_s is None or plan.saved is None or plan.saved.elapsed_s < limit_s:
         return False
     log.info(

@@ -132,11 +132,11 @@ def begin(
         _check_ranking(merged, checkpoints.directory)
         mirrors.claim(settings.config, run)
         plan = point.resume_point(settings, directory, old, notice.rank, mirrors.bring)
-        if point.is_time_used_up(settings, plan):
+        if point.is_time_used_up(settings, plan, old):
             if settings.predict:
                 log.info("Its predictions: %s", summary.command(directory.path, "train=false", "test=false"))
             _withdraw(held)
-            return NothingToDo()
+            return NothingToDo(old.result if old else None)
         start = Start(directory, settings, run, plan, context, claim=held, pause_at=pause_at, mirrors=mirrors)
         if plan.path is not None:
             resume.check_epochs_left(plan.path, start.loader.peek(plan.path), settings.trainer.max_epochs)

@@ -7,12 +7,13 @@ finds its checkpoints in its directory, and goes on.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
@@ -20,14 +21,18 @@ from omegaconf import DictConfig, open_dict
 from cairn.errors import ConfigError, first_line
 from cairn.hydra.command.arguments import literal, quoted
 from cairn.hydra.command.overrides import key
-from cairn.hydra.search import look, losers
+from cairn.hydra.search import look, losers, settings
+from cairn.jobs.signals import Interruption
 from cairn.search.driver import Result
 from cairn.search.rungs import END
-from cairn.search.space import Space
+from cairn.search.space import Choice, Space
 from cairn.search.state import Trial
+from cairn.store import directory_lock
 
 _TRIES = 3
 """Launches of a trial that ends where it has paused before: a job of the last rung may have been at its end still."""
+
+_POLL_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,7 @@ class Jobs:
         space: What the search varies.
         shared: Overrides of all trials.
         kept: What a stopped trial keeps.
+        known: Trials of the search so far.
     """
 
     def __init__(
@@ -52,11 +58,13 @@ class Jobs:
         space: Space,
         shared: Sequence[str],
         kept: losers.Keep = "best",
+        known: Sequence[Trial] = (),
     ) -> None:
         self._launcher, self._context, self._config = launcher, context, config
         self._space, self._shared, self._kept = space, list(shared), kept
+        self._is_sequential = settings.is_sequential(config.hydra.launcher)
         self._sweep = Path(config.hydra.sweep.dir).absolute()
-        self._owners: dict[str, int] = {}
+        self._owners = {trial.directory: trial.number for trial in known}
 
     def trial(self, number: int, parameters: Mapping[str, Any], bracket: int) -> Trial:
         """Return a new trial.
@@ -66,22 +74,43 @@ class Jobs:
             HydraException: Its overrides do not compose.
         """
         trial = Trial(number, self._directory(number, self._overrides(parameters)), dict(parameters), bracket=bracket)
-        self._own(trial)
+        owner = self._owners.setdefault(trial.directory, trial.number)
+        if owner != trial.number:
+            raise ConfigError(
+                f"Trials {owner} and {trial.number} would both have the directory {trial.directory}: let "
+                f"hydra.sweep.subdir depend on the overrides of a job, as it does by default."
+            )
         return trial
+
+    def check(self) -> None:
+        """Compose each option of a group once: a mistake would otherwise end the search at the first trial with it.
+
+        Raises:
+            HydraException: An option does not exist, or does not have the keys that the search varies.
+        """
+        items = self._space.parameters.items()
+        first: dict[str, Any] = {
+            name: item.choices[0] if isinstance(item, Choice) else item.low for name, item in items
+        }
+        for name, item in items:
+            if isinstance(item, Choice) and "." not in name:  # a key without a dot may be that of a group
+                for choice in (one for one in item.choices if isinstance(one, str | list)):
+                    overrides = self._overrides({**first, name: choice})
+                    self._context.config_loader.load_sweep_config(self._config, overrides)
 
     def run(self, trials: Sequence[Trial], stop: str) -> dict[int, Result]:
         """Train trials until they stop there; those that have come there before are only read."""
-        for trial in trials:
-            self._own(trial)
         found: dict[int, Result] = {}
         errors: dict[int, str] = {}
         left = list(trials)
         for attempt in range(_TRIES + 1):
+            waited = self._wait_for_others(left) if attempt else set()
             results = {trial.number: look.reached(self._path(trial), stop) for trial in left}
             found |= {number: result for number, result in results.items() if result is not None}
             left = [trial for trial in left if trial.number not in found]
             if attempt:
-                left = [trial for trial in left if not errors[trial.number] and self._has_paused(trial)]
+                ended = {trial.number for trial in left if not errors[trial.number] and self._has_paused(trial)}
+                left = [trial for trial in left if trial.number in ended | waited]
             if not left or attempt == _TRIES:
                 break
             log.info("Trials %s: until %s", ", ".join(str(trial.number) for trial in left), stop)
@@ -91,16 +120,35 @@ class Jobs:
             trial.number: Result(look.why_failed(self._path(trial), errors[trial.number])) for trial in failed
         }
 
-    def stopped(self, trials: Sequence[Trial]) -> None:
-        """Delete the checkpoints of stopped trials that they need not keep."""
+    def stopped(self, trials: Sequence[Trial], stop: str) -> None:
+        """Delete the checkpoints of trials that have stopped there, and need not keep them."""
         for trial in trials:
-            losers.clear(self._path(trial), self._kept)
+            losers.clear(self._path(trial), stop, self._kept)
+
+    def _wait_for_others(self, trials: Sequence[Trial]) -> set[int]:
+        """Wait for processes that train trials, such as jobs of a command that was killed; return those trials."""
+        busy = [trial for trial in trials if directory_lock.is_held_elsewhere(self._path(trial))]
+        for trial in busy:
+            log.info("Trial %d: another process trains it. Waiting for its end.", trial.number)
+            while directory_lock.is_held_elsewhere(self._path(trial)):
+                time.sleep(_POLL_S)
+        return {trial.number for trial in busy}
 
     def _launch(self, trials: Sequence[Trial], stop: str) -> dict[int, str]:
         """Launch a job for each trial, wait for all of them, and return their errors."""
+        if self._is_sequential and len(trials) > 1:
+            return {trial.number: self._launch([trial], stop)[trial.number] for trial in trials}
         pause = [] if stop == END else [f"++pause_at={stop}"]
         jobs = [[*self._overrides(trial.parameters), *pause, _named(trial)] for trial in trials]
-        returned = self._launcher.launch(jobs, initial_job_idx=trials[0].number)
+        try:
+            returned = self._launcher.launch(jobs, initial_job_idx=trials[0].number)
+        except Interruption:
+            raise
+        except SystemExit as error:  # in this process, by the code of the trial: it does not end the search
+            if not self._is_sequential:
+                raise
+            configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)  # it was that of the trial
+            return {trials[0].number: f"it has called sys.exit({error.code!r}) before its end"}
         return {trial.number: _error_of(job) for trial, job in zip(trials, returned, strict=True)}
 
     def _has_paused(self, trial: Trial) -> bool:
@@ -112,14 +160,6 @@ class Jobs:
 
     def _path(self, trial: Trial) -> Path:
         return self._sweep / trial.directory
-
-    def _own(self, trial: Trial) -> None:
-        owner = self._owners.setdefault(trial.directory, trial.number)
-        if owner != trial.number:
-            raise ConfigError(
-                f"Trials {owner} and {trial.number} would both have the directory {trial.directory}: let "
-                f"hydra.sweep.subdir depend on the overrides of a job, as it does by default."
-            )
 
     def _directory(self, number: int, overrides: Sequence[str]) -> str:
         """Return the directory of a job below that of the sweep, as Hydra names it, by what distinguishes it."""

@@ -31,16 +31,20 @@ def check(value: Any) -> Keep:
     return value
 
 
-def clear(path: Path, kept: Keep) -> None:
+def clear(path: Path, stop: str, kept: Keep) -> None:
     """Delete what a stopped trial need not keep. An error is logged: the search goes on.
+
+    A trial that was resumed by hand since, and does not stand there any more, keeps everything.
 
     Args:
         path: Its run directory.
+        stop: Where it has stopped, as a `pause_at`.
         kept: Its best checkpoint, or else the newest; nothing; or all.
     """
     run = RunDirectory(path)
     try:
-        if kept == "all" or run.record() is None:
+        record = run.record()
+        if kept == "all" or record is None or (record.status, record.why) != ("paused", stop):
             return
         checkpoint, mode = run.config("checkpoint").get("checkpoint"), None
         if isinstance(checkpoint, dict) and checkpoint.get("monitor") and checkpoint.get("mode") in ("min", "max"):

@@ -10,6 +10,7 @@ Both ends belong to an interval: samplers of Optuna include them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ def parse(
     Raises:
         ConfigError: A parameter has no values, or nothing is varied.
     """
-    lines = [*(f"{key}={value}" for key, value in params.items()), *arguments]
+    lines = [*(f"{key}={'null' if value is None else value}" for key, value in params.items()), *arguments]
     found: dict[str, Override] = {}
     for item in OverridesParser.create(config_loader=loader).parse_overrides(lines):
         found.pop(item.get_key_element().lstrip("+~"), None)  # the last one counts, in its place
@@ -97,6 +98,8 @@ def _range(item: Override, value: RangeSweep, log: bool) -> Parameter:
 
 
 def _check(item: Override, low: float, high: float, log: bool) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise _error(item, f"{low:g} to {high:g} is not a range of finite numbers")
     if not low <= high or (item.is_interval_sweep() and low == high):
         raise _error(item, f"{low:g} is not below {high:g}")
     if log and low <= 0:
@@ -115,6 +118,8 @@ def _choice(item: Override) -> Parameter:
 def _plain(value: Any) -> Any:
     if isinstance(value, QuotedString):
         return value.text
+    if isinstance(value, float) and not math.isfinite(value):
+        return Transformer.str(value)  # JSON has neither; in an override, the text is the number
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

@@ -6,16 +6,18 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cairn.errors import ConfigError, ResumeError
 from cairn.hydra.command.arguments import literal, quoted
 from cairn.hydra.command.overrides import key
-from cairn.runs import lock, summary
+from cairn.hydra.compose import merge
+from cairn.runs import config_file, lock, summary
 from cairn.search import state
 from cairn.search.state import Search
+from cairn.store import disk
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ _NOT_COMPARED = (
     *("hydra.sweeper.parallel", "hydra.sweeper.losers"),
 )
 """Keys of a command that do not make it another search: it may go on with another launcher."""
+_PER_COMMAND = ("hydra", "paths")
+"""Keys of a configuration that each command may set anew."""
 
 
 def command(config: DictConfig) -> tuple[str, ...]:
@@ -104,6 +108,32 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def save_config(config: DictConfig) -> None:
-    """Write `multirun.yaml`, as Hydra's own sweeper does."""
-    OmegaConf.save(config, Path(str(config.hydra.sweep.dir)) / "multirun.yaml")
+def save_config(config: DictConfig, is_begun: bool = False) -> None:
+    """Write `multirun.yaml`, as Hydra's own sweeper does.
+
+    Args:
+        config: Configuration of the sweep.
+        is_begun: The search goes on. Keys that were edited since it began are logged, and the file stays as it is.
+    """
+    file, text = Path(str(config.hydra.sweep.dir)) / "multirun.yaml", OmegaConf.to_yaml(config)
+    edited = _edited(file, OmegaConf.to_container(OmegaConf.create(text))) if is_begun else {}
+    if not edited:
+        disk.put(file, text.encode())
+        return
+    log.warning("Edited in configs/ since this search began: %s.", merge.describe(edited))
+    log.warning(
+        "Trials that have begun keep the old values, and cannot be compared with new ones: undo the edit, or start "
+        "another search with %s=DIR.",
+        _DIRECTORY,
+    )
+
+
+def _edited(file: Path, now: Any) -> dict[str, merge.Change]:
+    """Return the keys whose values differ from those in a file, with both; none if it cannot be read."""
+    try:
+        before = config_file.read_any(file)
+    except (OSError, ValueError):
+        return {}
+    old, new = merge.flatten(before), merge.flatten(now)
+    names = [name for name in {**old, **new} if not _is_below(name, _PER_COMMAND)]
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}

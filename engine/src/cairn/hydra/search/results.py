@@ -25,10 +25,10 @@ _MOST_ERRORS = 5
 
 
 def ranked(search: Search) -> list[Trial]:
-    """Return the trials that have a score, best first: those that have come further are ranked before the others."""
+    """Return the trials that have a score and have not failed, best first; those that have come further come first."""
     by_rung: dict[int, dict[int, float | None]] = {}
     for trial in search.trials:
-        if trial.rungs:
+        if trial.rungs and trial.state != "failed":
             by_rung.setdefault(trial.rungs[-1].rung, {})[trial.number] = trial.score
     trials = {trial.number: trial for trial in search.trials}
     return [trials[number] for rung in sorted(by_rung, reverse=True) for number in ranking(by_rung[rung], search.mode)]
@@ -45,9 +45,10 @@ def batches(search: Search) -> tuple[int, int | None]:
     known = [trial.full_batches for trial in search.trials if trial.full_batches is not None]
     if not known:
         return trained, None
-    # A trial that has failed before its first rung would have been about as long as the others.
     mean = sum(known) / len(known)
-    return trained, round(sum(mean if trial.full_batches is None else trial.full_batches for trial in search.trials))
+    failed = sum(trial.total_batches for trial in search.trials if trial.state == "failed")  # as in a full run
+    others = [trial.full_batches for trial in search.trials if trial.state != "failed"]
+    return trained, round(failed + sum(mean if full is None else full for full in others))
 
 
 def write(directory: Path, search: Search) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from cairn.runs import summary, terminal
 from cairn.search import sampler, state
 from cairn.search.driver import Driver
 from cairn.search.journal import Journal
+from cairn.search.space import Space
 from cairn.search.state import Search
 
 log = logging.getLogger(__name__)
@@ -75,35 +76,48 @@ class Searching:
                 self._lock.close()
 
     def _run(self) -> Search:
-        config, given, space = self._config, self._settings, self._space
-        directory, launcher = Path(str(config.hydra.sweep.dir)).absolute(), config.hydra.launcher
+        directory = Path(str(self._config.hydra.sweep.dir)).absolute()
         search = place.known(directory, self._new)
+        # Samplers draw the parameters in their order; the overrides of a repeated command may have another one.
+        self._space = Space({key: self._space.parameters[key] for key in search.parameters})
         if search.state == "running":
             log.info("Search: %s", summary.relative(directory))
-            log.info("%s", _plan(search, given.num_trials))
-            place.save_config(config)
-            journal = Journal(directory, space)
+            log.info("%s", _plan(search, self._settings.num_trials))
+            journal = Journal(directory, self._space)
 
             def save(now: Search) -> None:
                 state.write(directory, now)
                 journal.follow(now)
 
-            jobs = Jobs(self._launcher, self._context, config, space, self._shared, given.losers)
-            num_parallel = settings.num_parallel(given, launcher, search.num_trials)
-            together = 1 if settings.is_sequential(launcher) else None
             try:
-                search = Driver(search, lambda now: sampler.ask(space, now), jobs, save, num_parallel, together).run()
+                search = self._driver(search, save).run()
+                results.write(directory, search)
+                self._show(directory, search)
+                save(search)  # last: until then, the same command shows the results, and does not begin another search
             except (KeyboardInterrupt, SystemExit):
                 log.info("The search is interrupted: the same command goes on with it.")
                 raise
-            results.write(directory, search)
         else:
             log.info("This search is finished: %s", summary.relative(directory))
-        results.show(directory, search, space, self._shared, terminal.console())
+            self._show(directory, search)
         if results.best(search) is None:
             errors = [trial.error for trial in search.trials if trial.error]
-            raise CompactHydraException(f"No trial has a score. {errors[0] if errors else 'All scores are NaN'}.")
+            raise CompactHydraException(
+                f"No trial has a score. {errors[0].rstrip('.') if errors else 'None of them is a finite number'}."
+            )
         return search
+
+    def _driver(self, search: Search, save: Callable[[Search], None]) -> Driver:
+        config, given, space, launcher = self._config, self._settings, self._space, self._config.hydra.launcher
+        jobs = Jobs(self._launcher, self._context, config, space, self._shared, given.losers, search.trials)
+        jobs.check()
+        place.save_config(config, is_begun=bool(search.trials))
+        num_parallel = settings.num_parallel(given, launcher, search.num_trials)
+        together = 1 if settings.is_sequential(launcher) else None
+        return Driver(search, lambda now: sampler.ask(space, now), jobs, save, num_parallel, together)
+
+    def _show(self, directory: Path, search: Search) -> None:
+        results.show(directory, search, self._space, self._shared, terminal.console())
 
 
 def _plan(search: Search, asked: int | None) -> str:

@@ -65,8 +65,12 @@ class Engine(Protocol):
         """
         ...
 
-    def restore(self) -> None:
-        """Restore what Lightning does not restore, with the random number generators last."""
+    def restore(self, ends: Callable[[], bool]) -> None:
+        """Restore what Lightning does not restore, with the random number generators last. May stop the run then.
+
+        Args:
+            ends: Returns whether the run ends where its checkpoint is.
+        """
         ...
 
     def built(self) -> None:

@@ -95,11 +95,11 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
                 fit_loop: Any = self.trainer.fit_loop
                 fit_loop.load_positions(is_last=True)
                 self._create_iterators(fit_loop._data_fetcher)
-            # As late as possible, right before the next batch: hooks and new iterators draw random numbers.
-            self.engine.restore()
             # The last batch of an epoch has a boundary "batch" only in a checkpoint of Cairn 0.1.
-            ends = self._ends_here(last_of_epoch=self._num_ready_batches_reached())
-            self.boundary_at, self.end_seen = self.batch_progress.current.ready, ends
+            ends = partial(self._ends_here, last_of_epoch=self._num_ready_batches_reached())
+            # As late as possible, right before the next batch: hooks and new iterators draw random numbers.
+            self.engine.restore(ends)
+            self.boundary_at, self.end_seen = self.batch_progress.current.ready, ends()
 
     def update_restart_stage(self) -> None:
         super().update_restart_stage()

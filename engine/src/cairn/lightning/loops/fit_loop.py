@@ -247,7 +247,7 @@ class BoundaryFitLoop(_RequestingFitLoop):
             # Before the hooks of the epoch: one of them may change a sampler, and must find its state. The position of
             # a loader that is not Cairn's is the end of the last epoch, which its first iterator has used up.
             self.load_positions(is_last=True, only_ours=True)
-            self.engine.restore()
+            self.engine.restore(self._ends_here)
             self._epoch_loop.needs_iterators = True
 
     def on_advance_start(self) -> None:
