@@ -203,7 +203,9 @@ def test_auto_continues_the_newest_run_if_it_is_unfinished_and_has_a_checkpoint(
     run = RunDirectory(run_in(folder / "a", "lr=0.2"))
     checkpoints = []
     monkeypatch.setattr(
-        command_line, "Catalog", lambda path: SimpleNamespace(newest=lambda: next(iter(checkpoints), None))
+        command_line,
+        "Catalog",
+        lambda path: SimpleNamespace(newest=lambda: next(iter(checkpoints), None), rejected=list),
     )
     monkeypatch.setattr(RunDirectory, "checkpoints", lambda run: run.path / "checkpoints")
     assert expand_resume(["resume=auto"], configs) == [], "the run has no checkpoint"

@@ -94,7 +94,7 @@ def sweep(task, subdir="${job_dir:${hydra.job.override_dirname}}", params=None):
 
 def test_where_checkpoints_are_copied_to_is_not_part_of_the_names_of_jobs():
     names = sweep([]).hydra.job.config.override_dirname
-    assert sorted(names.exclude_keys) == sorted(MIRROR_KEYS)
+    assert sorted(names.exclude_keys) == sorted([*MIRROR_KEYS, "pause_at"])
     packaged = OmegaConf.load(ENGINE / "src" / "cairn" / "hydra" / "configs" / "checkpoint" / "base.yaml")
     assert [f"checkpoint.{key}" for key in packaged if key.startswith("mirror")] == MIRROR_KEYS
 
