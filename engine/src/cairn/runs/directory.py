@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 ADDRESS_FILE = "mirror.json"
 """Run file that keeps the address of the mirror of a run: `prefix` and `path`."""
+EVALUATION_FILE = "evaluation.json"
+"""Metrics of a test, in a directory that no run owns: `eval=CHECKPOINT`, or `train=false` with a new directory."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,6 @@ class RunDirectory:
     def starts_file(self) -> Path:
         """Journal of the run's attempts; see `attempts`."""
         return self.path / "starts.jsonl"
-
-    @property
-    def evaluation_file(self) -> Path:
-        """Metrics of a test of another run's checkpoint, in a directory that no run owns: `eval=`, `train=false`."""
-        return self.path / "evaluation.json"
 
     def config(self, *keys: str) -> dict[str, Any]:
         """Return the resolved configuration of the run as plain values.

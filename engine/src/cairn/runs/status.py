@@ -14,7 +14,7 @@ from cairn.account.progress import Progress
 from cairn.errors import CairnError, ResumeError
 from cairn.jobs import slurm
 from cairn.runs import attempts, goodput
-from cairn.runs.directory import RunDirectory, RunRecord, below
+from cairn.runs.directory import EVALUATION_FILE, RunDirectory, RunRecord, below
 from cairn.runs.goodput import Last, TimeSpent
 from cairn.runs.ledger import Ledger, SubmittedJob, states
 from cairn.store.catalog import Catalog
@@ -25,7 +25,7 @@ SILENT_S = 600.0
 _NOT_QUEUED = ""
 """State of a job that the scheduler does not have any more."""
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD")
-_MARKS = ("run.json", "*/run.json", "evaluation.json", "*/evaluation.json")
+_MARKS = ("run.json", "*/run.json", EVALUATION_FILE, f"*/{EVALUATION_FILE}")
 """Files of a run, and of a test that no run owns."""
 
 
@@ -104,7 +104,7 @@ def _look(sweep: Path, name: str, submitted: Sequence[SubmittedJob], alive: Mapp
     queued = alive.get(newest.job, _NOT_QUEUED) if newest and alive is not None else None
     if queued == _NOT_QUEUED and tried and tried[-1].job not in {job.job for job in submitted}:
         queued = None  # its last attempt was started by other means: the scheduler does not know it
-    is_tested = record is None and run.evaluation_file.is_file()
+    is_tested = record is None and (run.path / EVALUATION_FILE).is_file()
     is_unknown = newest and alive is None and record is None and not is_tested
     state = "unknown" if is_unknown else _state(record, queued, _seen_s(reached, tried), is_tested)
     return JobStatus(

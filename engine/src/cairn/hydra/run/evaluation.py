@@ -221,7 +221,9 @@ def record(directory: RunDirectory, config: DictConfig, plan: ResumePoint, outco
         **{group: OmegaConf.to_container(config[group], resolve=True) for group in ("data", "model")},
     }
     try:
-        disk.put(directory.evaluation_file, (json.dumps(content, indent=2) + "\n").encode())
+        disk.put(directory.path / runs.EVALUATION_FILE, (json.dumps(content, indent=2) + "\n").encode())
     except OSError as error:
-        raise SaveError(f"{directory.evaluation_file} cannot be written: {error.strerror or error}.") from error
-    log.info("Metrics and checkpoint: %s", summary.relative(directory.evaluation_file))
+        raise SaveError(
+            f"{directory.path / runs.EVALUATION_FILE} cannot be written: {error.strerror or error}."
+        ) from error
+    log.info("Metrics and checkpoint: %s", summary.relative(directory.path / runs.EVALUATION_FILE))
