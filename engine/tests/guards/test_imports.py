@@ -79,7 +79,7 @@ ROOMS_INSIDE = {
     "hydra": {
         "configs": "",
         "sweep": "",
-        "search": "command sweep",
+        "search": "command compose sweep",
         "command": "sweep",
         "compose": "command",
         "parse": "command instantiate sweep",

@@ -50,7 +50,7 @@ def test_sampled_numbers_are_short_and_in_their_range():
     assert item.rounded(0.4512345678) == 0.451235
     assert item.rounded(1 / 3) == 1 / 3
     assert item.rounded(2 / 3) == 2 / 3
-    assert Float(0.9999, 0.99999).rounded(0.99993456789) == 0.9999346
+    assert Float(0.9999, 0.99999).rounded(0.99993456789) == 0.9999345679
     assert Float(2.0, 2.0).rounded(2.0) == 2.0
 
 

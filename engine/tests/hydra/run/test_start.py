@@ -17,7 +17,7 @@ from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.jobs.rendezvous import Rank
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory, RunRecord
-from cairn.store import resume
+from cairn.store import claim, resume
 from cairn.store.resume import ResumePoint
 
 
@@ -260,3 +260,13 @@ def test_the_other_processes_take_part_in_a_test_of_a_run(monkeypatch, stopped, 
     theirs = follow(**notice.facts, context=JobContext())
     assert (theirs.directory.path, theirs.plan.path) == (directory.path, path)
     assert (theirs.settings.seed, theirs.settings.train) == (7, False)
+
+
+def test_a_start_that_was_killed_between_its_claim_and_its_record_is_gone_on_with(config, directory, notice):
+    """Its claim would otherwise refuse each later start as another run."""
+    config["checkpoint"]["triggers"] = {"end": {"_target_": "cairn.AtEnd"}}
+    held = claim.take(directory.path / "checkpoints", "r7", str(directory.path))
+    held.release()
+    start = begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    assert (start.run_id, directory.record().id) == ("r7", "r7")
+    start.claim.release()

@@ -311,7 +311,7 @@ def test_a_new_trial_never_has_the_directory_of_an_earlier_command(search, jobs,
     monkeypatch.setattr(searching.sampler, "ask", ask)
     with pytest.raises(Killed):
         search(*same)
-    with pytest.raises(CompactHydraException, match=r"Trials 0 and 1 would both have the directory at-0\.5"):
+    with pytest.raises(CompactHydraException, match=r"Trials 0 and 1 would both have the directory at-"):
         search(*same)
 
 

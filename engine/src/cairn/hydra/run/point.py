@@ -11,7 +11,7 @@ from cairn.hydra.run import origin
 from cairn.jobs.rendezvous import Rank
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.runs.directory import RunDirectory, RunRecord
-from cairn.store import links, names, resume
+from cairn.store import claim, links, names, resume
 from cairn.store.joint_check import JointCheck
 from cairn.store.resume import Bring, ResumePoint
 from cairn.writing import load
@@ -106,3 +106,9 @@ def is_time_used_up(settings: Settings, plan: ResumePoint, old: RunRecord | None
         "The run has used up trainer.max_time=%s. To resume it, set a longer time.", settings.trainer.node.max_time
     )
     return True
+
+
+def id_of_killed_start(settings: Settings, directory: RunDirectory) -> str:
+    """Return the id of a run that was killed after it had claimed its checkpoints, before its record; empty: none."""
+    found = claim.read(settings.checkpoint.directory) if settings.checkpoint.triggers else None
+    return found.run if found is not None and found.name == str(directory.path) else ""

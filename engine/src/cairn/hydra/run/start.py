@@ -122,9 +122,9 @@ def begin(
         run = old.id if old else ""
         evaluation.announce(directory, settings.config, run, plan, notice)
         return Start(directory, settings, run or evaluation.TEST, plan, context)
-    patience_s = _PREVIOUS_ATTEMPT_S if context.allocation.scheduler else None
-    directory.lock(patience_s or 0.0)
-    run, checkpoints, held = old.id if old else mirrors.run or new_id(), settings.checkpoint, None
+    directory.lock((patience_s := _PREVIOUS_ATTEMPT_S if context.allocation.scheduler else None) or 0.0)
+    checkpoints, held = settings.checkpoint, None
+    run = old.id if old else mirrors.run or point.id_of_killed_start(settings, directory) or new_id()
     if checkpoints.triggers:
         held = claim.take(checkpoints.directory, run, str(directory.path), patience_s)
     try:

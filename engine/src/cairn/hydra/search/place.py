@@ -28,7 +28,7 @@ _NOT_COMPARED = (
 )
 """Keys of a command that do not make it another search: it may go on with another launcher."""
 _PER_COMMAND = ("hydra", "paths")
-"""Keys of a configuration that each command may set anew."""
+"""Keys of a configuration that differ between commands."""
 
 
 def command(config: DictConfig) -> tuple[str, ...]:
