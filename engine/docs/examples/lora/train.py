@@ -15,9 +15,8 @@ RUN = "runs/lora"
 def sums() -> Dataset:
     """Return sums such as "12+ 7= 19" as bytes: columns `input_ids` and `labels`."""
     texts = [f"{a:2}+{b:2}={a + b:3}" for a in range(32) for b in range(32)]
-    made = Dataset.from_dict({"text": texts})
-    made = made.map(lambda row: {"input_ids": list(row["text"].encode())}, remove_columns="text")
-    return made.map(lambda row: {"labels": row["input_ids"]}).with_format("torch")
+    rows = [list(text.encode()) for text in texts]
+    return Dataset.from_dict({"input_ids": rows, "labels": rows}).with_format("torch")
 
 
 def base_model():
