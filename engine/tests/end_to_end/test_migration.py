@@ -72,7 +72,9 @@ def test_a_project_that_keeps_its_train_py_is_killed_and_ends_like_an_undisturbe
     assert Catalog(checkpoints(kept, "killed")).committed()
     outputs = [start(run) for run in ("killed", "whole")]
     assert differences(results(kept, "whole"), results(kept, "killed")) == []
-    assert all("test/acc" in output and "may not be exact" not in output for output in outputs)
+    assert all("test/acc" in output for output in outputs)
+    doubts = [line for output in outputs for line in output.splitlines() if "may not be exact" in line]
+    assert [line for line in doubts if "KillAt" not in line] == []
     assert results(kept, "whole").best
 
     evaluated = [str(kept / "src" / "eval.py"), f"ckpt_path={checkpoints(kept, 'whole') / 'best.ckpt'}"]
@@ -112,12 +114,12 @@ def test_each_argument_of_the_table_is_one_of_the_checkpointer():
     named = {name for cell, _ in rows for name in page_steps.names(cell)}
     assert set(signature(ModelCheckpoint.__init__).parameters) - {"self"} - named == set()
     ours = {name for _, cell in rows for name in page_steps.names(cell)}
-    assert {"keep_best", "keep_last", "every", "monitor", "mode"} <= ours
+    assert {"keep_best", "keep_last", "every"} <= ours
     assert {"keep_best", "keep_last", "every", "monitor", "mode"} <= set(signature(cairn.Checkpointer).parameters)
 
 
 def test_a_change_that_does_not_fit_the_file_is_refused():
     assert page_steps.changed("a\nb\nc\n", " a\n-b\n+d\n+e\n") == "a\nd\ne\nc\n"
     for text in ("a\nx\n", "a\nb\na\nb\n"):
-        with pytest.raises(AssertionError, match="not in the file"):
+        with pytest.raises(AssertionError, match="not in the file once"):
             page_steps.changed(text, " a\n-b\n")

@@ -48,9 +48,9 @@ class KillAt(Callback):
 
     CAIRN_TEST_KILL is `fsync:N` (before the N-th fsync of this process), `replace:N` (before the N-th rename of a
     checkpoint file), `unlink:N`, `validation:N` (at the N-th validation batch), `batch:N` (before the N-th batch),
-    `sent:N` (the same, when MLflow, Trackio and TensorBoard have all rows so far), `saved:N` (the same, when
-    a checkpoint is committed), `predict:N` (before the N-th batch of a prediction), or `setup:1`. `validation:N@1`
-    kills rank 1 only.
+    `sent:N` (the same, when MLflow, Trackio and TensorBoard have all rows so far), `saved:N` (the same, when a
+    checkpoint is committed), `predict:N` (before the N-th batch of a prediction), or `setup:1`. `validation:N@1` kills
+    rank 1 only.
     """
 
     def __init__(self) -> None:

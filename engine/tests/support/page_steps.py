@@ -59,9 +59,12 @@ def perform(text: str, project: Path, **variables: str) -> list[str]:
 def changed(text: str, diff: str) -> str:
     """Return a text with a change; the old lines must be in it once."""
     lines = [(line[:1] or " ", line[1:]) for line in diff.splitlines()]
-    old, new = ("".join(f"{line}\n" for sign, line in lines if sign != other) for other in "+-")
-    assert f"\n{text}".count(f"\n{old}") == 1, f"these lines are not in the file, or more than once:\n{old}"
-    return f"\n{text}".replace(f"\n{old}", f"\n{new}")[1:]
+    old, new = ([line for sign, line in lines if sign != other] for other in "+-")
+    rows = text.splitlines()
+    places = [place for place in range(len(rows)) if rows[place : place + len(old)] == old]
+    assert len(places) == 1, f"these lines are not in the file once, but {len(places)} times: {old}"
+    rows[places[0] : places[0] + len(old)] = new
+    return "\n".join(rows) + "\n"
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str, str]]:
