@@ -71,17 +71,9 @@ def write_predictions(
     writer = _Writer(Path(directory), seed, made_with or {})
     original = getattr(owner, name)
     limit = trainer.limit_predict_batches
-    errors: list[Exception] = []
-
-    def share() -> Any:
-        try:
-            return writer.begin(trainer, original(), limit)
-        except Exception as error:  # Lightning would leave all classes of loaders changed
-            errors.append(error)
-            return []
-
+    shares = {"predict_dataloader": lambda: writer.begin_later(trainer, original, limit)}
     with (
-        _replaced(owner, predict_dataloader=share, **_with_stage(owner, name)),
+        _replaced(owner, **shares, **_with_stage(owner, name)),
         _with_callback(trainer, writer),
         _explained(model, name, writer),
     ):
@@ -93,8 +85,6 @@ def write_predictions(
                 trainer.predict(model, None, module, return_predictions=False, ckpt_path=ckpt_path, weights_only=True)
         finally:
             trainer.limit_predict_batches = limit
-    if errors:
-        raise errors[0]
     writer.end(trainer)
 
 
@@ -179,6 +169,15 @@ class _Writer(Callback):
         self.has_begun = False
         """Whether a batch was given to the model."""
         self._num_loaders = 0
+        self._refused: Exception | None = None
+
+    def begin_later(self, trainer: Trainer, loaders: Callable[[], Any], limit: float) -> Any:
+        """As `begin`, but `end` raises its error: after one in a hook, Lightning leaves all classes of loaders changed."""
+        try:
+            return self.begin(trainer, loaders(), limit)
+        except Exception as error:
+            self._refused = error
+            return []
 
     def begin(self, trainer: Trainer, loaders: Any, limit: float) -> Any:
         """Return the share of this process in each loader.
@@ -262,6 +261,8 @@ class _Writer(Callback):
         Raises:
             CheckpointError: Some are missing.
         """
+        if self._refused is not None:
+            raise self._refused
         for item in self._all:
             item.end()
         try:
