@@ -172,7 +172,7 @@ class _Writer(Callback):
         self._refused: Exception | None = None
 
     def begin_later(self, trainer: Trainer, loaders: Callable[[], Any], limit: float) -> Any:
-        """As `begin`, but `end` raises its error: after one in a hook, Lightning leaves all classes of loaders changed."""
+        """As `begin`, but `end` raises its error: after one in a hook, Lightning leaves classes of loaders changed."""
         try:
             return self.begin(trainer, loaders(), limit)
         except Exception as error:
