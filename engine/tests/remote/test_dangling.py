@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from cairn.errors import RemoteError
 from cairn.remote import address, dangling
 
 
@@ -27,6 +28,16 @@ def test_without_boto3_or_in_another_store_nothing_happens(monkeypatch):
 def test_a_store_that_refuses_the_question_does_no_harm(store, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
     assert dangling.abort(address.parse("s3://bucket/run")) == 0
+
+
+def test_a_store_that_cannot_be_reached_is_asked_again(monkeypatch):
+    """The uploads that a killed attempt left would otherwise stay: the store was down when they were looked for."""
+    pytest.importorskip("boto3", reason="the client that lists open uploads")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(RemoteError, match="s3://bucket/run cannot be reached"):
+        dangling.abort(address.parse("s3://bucket/run"))
 
 
 def test_files_that_were_never_completed_are_removed_from_a_directory(tmp_path):

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cairn.errors import first_line
+from cairn.errors import RemoteError, first_line
 from cairn.remote import credentials, layout
 from cairn.remote.address import Address
 
@@ -24,13 +24,16 @@ _CONNECT_S, _READ_S = 10, 60
 def abort(address: Address) -> int:
     """Abort the open uploads of a mirror. Call it while nothing is being uploaded there.
 
-    An error is only logged for developers: such pieces cost money, and do no harm.
+    A refusal is only logged for developers: such pieces cost money, and do no harm.
 
     Args:
         address: The mirror. Uploads of other programs are left alone.
 
     Returns:
         Their number.
+
+    Raises:
+        RemoteError: The store cannot be reached: ask it again later.
     """
     if address.scheme == "file":
         return _remove_staged(address)
@@ -39,7 +42,8 @@ def abort(address: Address) -> int:
     try:
         import boto3
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import ConnectionError as NoConnection
     except ImportError:
         return 0
     credentials.quiet_boto3()
@@ -50,6 +54,8 @@ def abort(address: Address) -> int:
         region = os.environ.get("AWS_REGION") or credentials.aws_region()
         found = boto3.client("s3", endpoint_url=endpoint, region_name=region, config=limits)
         opened = _opened(found, address)
+    except (NoConnection, HTTPClientError) as error:  # or no answer
+        raise RemoteError(f"{address} cannot be reached: {first_line(error)}") from error
     except (BotoCoreError, ClientError, ValueError) as error:
         log.debug("Open uploads of %s were not looked for: %s", address, first_line(error))
         return 0
