@@ -1,6 +1,7 @@
 """Pieces of large uploads that a killed process has left in the store."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,29 @@ def test_a_store_that_cannot_be_reached_is_asked_again(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(RemoteError, match="s3://bucket/run cannot be reached"):
         dangling.abort(address.parse("s3://bucket/run"))
+
+
+@pytest.mark.parametrize(("status", "is_asked_again"), [(403, False), (404, False), (500, True), (503, True)])
+@pytest.mark.parametrize("call", ["list", "abort"])
+def test_a_store_that_cannot_at_present_is_asked_again(monkeypatch, call, status, is_asked_again):
+    boto3 = pytest.importorskip("boto3", reason="the client that lists open uploads")
+    from botocore.exceptions import ClientError
+
+    def fail(**given):
+        raise ClientError({"Error": {"Code": "x"}, "ResponseMetadata": {"HTTPStatusCode": status}}, call)
+
+    def pages(**given):
+        fail() if call == "list" else None
+        return [{"Uploads": [{"Key": "run/last.json", "UploadId": "1"}]}]
+
+    client = SimpleNamespace(get_paginator=lambda name: SimpleNamespace(paginate=pages), abort_multipart_upload=fail)
+    monkeypatch.setattr(boto3, "client", lambda *args, **kwargs: client)
+    monkeypatch.setattr(dangling.layout, "is_of_mirror", lambda name: True)
+    if is_asked_again:
+        with pytest.raises(RemoteError, match="s3://bucket/run cannot be reached"):
+            dangling.abort(address.parse("s3://bucket/run"))
+    else:
+        assert dangling.abort(address.parse("s3://bucket/run")) == 0
 
 
 def test_files_that_were_never_completed_are_removed_from_a_directory(tmp_path):

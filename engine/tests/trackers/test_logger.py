@@ -6,14 +6,17 @@ import pytest
 import torch
 from tests.support.trackers import MemoryStore, values
 
+from cairn.trackers.identity import Identity
 from cairn.trackers.logger import RowLogger
 
 LIMIT_S = 60.0
 
 
 class Logger(RowLogger):
-    tracker = "It"
-    name = version = "x"
+    tracker = name = "It"
+
+    def __init__(self, folder, store):
+        super().__init__(folder, store, Identity(folder, "x"))
 
 
 @pytest.fixture

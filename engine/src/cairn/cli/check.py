@@ -24,6 +24,6 @@ def run(argv: Sequence[str]) -> int:
         argv: Arguments for train.py, as they were typed.
 
     Raises:
-        ConfigError: There is no such train.py here.
+        ConfigError: This directory has no train.py that Cairn runs.
     """
     train_script.become(["--check"], argv, "the constructors check their arguments when the script runs")

@@ -23,6 +23,6 @@ def run(argv: Sequence[str]) -> int:
         argv: Arguments for train.py, as they were typed.
 
     Raises:
-        ConfigError: There is no such train.py here.
+        ConfigError: This directory has no train.py that Cairn runs.
     """
     train_script.become(["--schema"], argv, "there is no configuration to describe")

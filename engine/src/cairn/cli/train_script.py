@@ -23,7 +23,7 @@ def become(first: Sequence[str], argv: Sequence[str], otherwise: str) -> NoRetur
         otherwise: What to do in a project whose train.py does not use `cairn.hydra`, for the message.
 
     Raises:
-        ConfigError: There is no such train.py here.
+        ConfigError: This directory has no train.py that Cairn runs.
     """
     script = Path(SCRIPT)
     if not script.is_file():

@@ -55,9 +55,9 @@ class MLFlowLogger(RowLogger):
         # A configuration may have numbers for names.
         self._experiment_name, self._run_name = str(experiment), None if name is None else str(name)
         self._tags = as_tags(tags)
-        self._identity = Identity(folder, id)
+        identity = Identity(folder, id)
         self.store = MLFlowStore(target(tracking_uri, Path(store_dir) if store_dir else folder), self._named)
-        super().__init__(folder, self.store, prefix)
+        super().__init__(folder, self.store, identity, prefix)
 
     def _named(self) -> RunName:
         return RunName(self._experiment_name, self._identity.id, self._run_name, self._tags)
@@ -65,10 +65,6 @@ class MLFlowLogger(RowLogger):
     @property
     def name(self) -> str:
         return self._experiment_name
-
-    @property
-    def version(self) -> str:
-        return self._identity.id
 
     @property
     @rank_zero_experiment
@@ -93,13 +89,6 @@ class MLFlowLogger(RowLogger):
         from cairn.mlflow.artifacts import Artifacts
 
         return Artifacts(self, **asdict(settings), run_directory=run, facts=facts)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "id": self._identity.id}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._identity.load(state)
-        super().load_state_dict(state)
 
 
 class _Client:

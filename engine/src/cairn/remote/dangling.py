@@ -42,8 +42,7 @@ def abort(address: Address) -> int:
     try:
         import boto3
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-        from botocore.exceptions import ConnectionError as NoConnection
+        from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
         return 0
     credentials.quiet_boto3()
@@ -54,9 +53,8 @@ def abort(address: Address) -> int:
         region = os.environ.get("AWS_REGION") or credentials.aws_region()
         found = boto3.client("s3", endpoint_url=endpoint, region_name=region, config=limits)
         opened = _opened(found, address)
-    except (NoConnection, HTTPClientError) as error:  # or no answer
-        raise RemoteError(f"{address} cannot be reached: {first_line(error)}") from error
     except (BotoCoreError, ClientError, ValueError) as error:
+        _check_reached(address, error)
         log.debug("Open uploads of %s were not looked for: %s", address, first_line(error))
         return 0
     number = 0
@@ -65,8 +63,19 @@ def abort(address: Address) -> int:
             found.abort_multipart_upload(**upload)
             number += 1
         except (BotoCoreError, ClientError) as error:  # such as: another process has just done it
+            _check_reached(address, error)
             log.debug("An open upload of %s was not aborted: %s", address, first_line(error))
     return number
+
+
+def _check_reached(address: Address, error: Exception) -> None:
+    """Raise RemoteError if the store did not answer, or answered that it cannot at present."""
+    from botocore.exceptions import ClientError, HTTPClientError
+    from botocore.exceptions import ConnectionError as NoConnection
+
+    status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0) if isinstance(error, ClientError) else 0
+    if status >= 500 or isinstance(error, (NoConnection, HTTPClientError)):
+        raise RemoteError(f"{address} cannot be reached: {first_line(error)}") from error
 
 
 def _remove_staged(address: Address) -> int:

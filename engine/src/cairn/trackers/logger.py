@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from cairn.errors import first_line
 from cairn.store.listener import Listener
+from cairn.trackers.identity import Identity
 from cairn.trackers.lines import STEP, TIME, Lines, Row, number, plain
 from cairn.trackers.secrets import hidden
 from cairn.trackers.sender import Sender, Store
@@ -35,15 +36,16 @@ class RowLogger(Logger):
     Args:
         folder: Folder of the journal, in the run directory.
         store: The run in the tracker.
+        identity: The id of the run, which a checkpoint holds as well.
         prefix: Put in front of each name, with a slash.
     """
 
     tracker = ""
     """Name of the tracker, for messages."""
 
-    def __init__(self, folder: Path, store: Store, prefix: str = "") -> None:
+    def __init__(self, folder: Path, store: Store, identity: Identity, prefix: str = "") -> None:
         super().__init__()
-        self.folder = folder
+        self.folder, self._identity = folder, identity
         self._prefix = prefix
         self._errors = ErrorsOnce(self.tracker)
         self.journal = Lines(folder / "history.jsonl")
@@ -60,6 +62,10 @@ class RowLogger(Logger):
     @property
     def save_dir(self) -> str:
         return str(self.folder.parent)
+
+    @property
+    def version(self) -> str:
+        return self._identity.id
 
     def listener(self, settings: ArtifactSettings, run: Path, facts: Mapping[str, Any]) -> Listener:
         """Return the listener that uploads the checkpoints of a run, with facts as their metadata."""
@@ -91,7 +97,7 @@ class RowLogger(Logger):
         """How many rows belong to this position. They are written, but survive a power cut only after `sync`."""
         self.training_begins()
         self.journal.notice_deletion()
-        return {"rows": self.journal.count}
+        return {"rows": self.journal.count, "id": self._identity.id}
 
     def sync(self) -> None:
         """Make what `state_dict` counts survive a power cut. Called by another thread than everything else.
@@ -104,6 +110,7 @@ class RowLogger(Logger):
     @rank_zero_only
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to the rows of the checkpoint, when training begins or a row is logged."""
+        self._identity.load(state)
         self._position = state
 
     @rank_zero_only
@@ -138,8 +145,7 @@ class RowLogger(Logger):
         """Send what is left after a fit, a validation or a test; in a run of `train.py`, `close` does that."""
         if self.is_closed_by_run or self._is_unused:
             return
-        if not self._has_begun and self._position is None:
-            self._write_early()
+        self._write_early()
         self._sender.flush(_FINALIZE_S, _STATUSES.get(status, "") if self._has_begun else "")
 
     @property
@@ -148,7 +154,9 @@ class RowLogger(Logger):
         return not self._has_begun and not self._early
 
     def _write_early(self) -> None:
-        """Add rows to whatever the journal holds: nothing has been trained, so that no attempt was resumed."""
+        """Add rows to whatever the journal holds, if nothing has been trained, so that no attempt was resumed."""
+        if self._has_begun or self._position is not None:
+            return
         new = self._early[self._num_early_written :]
         if new:
             self.journal.keep()
@@ -166,8 +174,7 @@ class RowLogger(Logger):
         """
         if self._is_unused:
             return
-        if not self._has_begun and self._position is None:
-            self._write_early()
+        self._write_early()
         if not self._sender.end(limit_s, status):
             log.error(
                 "%s does not have all rows of this run. They are in %s: resuming the run sends them.",

@@ -51,10 +51,10 @@ class TrackioLogger(RowLogger):
         folder = Path(save_dir) / "trackio"
         # A configuration may have numbers for names.
         self._project, self._run_name = str(project), None if name is None else str(name)
-        self._group, self._identity = None if group is None else str(group), Identity(folder, id)
+        self._group, identity = None if group is None else str(group), Identity(folder, id)
         where = target(server_url, space_id, Path(store_dir) if store_dir else folder)
         self.store = TrackioStore(where, self._named)
-        super().__init__(folder, self.store, prefix)
+        super().__init__(folder, self.store, identity, prefix)
 
     def _named(self) -> RunName:
         return RunName(self._project, self._identity.id, self._run_name or self._identity.id[:8], self._group)
@@ -63,18 +63,7 @@ class TrackioLogger(RowLogger):
     def name(self) -> str:
         return self._project
 
-    @property
-    def version(self) -> str:
-        return self._identity.id
-
     def listener(self, settings: ArtifactSettings, run: Path, facts: Mapping[str, Any]) -> Listener:
         from cairn.trackio.artifacts import Artifacts
 
         return Artifacts(self, **asdict(settings), run_directory=run, facts=facts)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "id": self._identity.id}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._identity.load(state)
-        super().load_state_dict(state)
