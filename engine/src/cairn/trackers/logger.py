@@ -120,8 +120,7 @@ class RowLogger(Logger):
             return
         goes_on, self._has_begun = self._position is not None, True
         count = (self._position or {}).get("rows", 0)
-        self._position = None
-        early, self._early = self._early, []
+        early, self._early, self._position = self._early, [], None
         rows = self._sender.rewind(lambda: self.journal.cut(count))
         if len(rows) < count:
             rank_zero_warn(f"{self.journal.path} has {len(rows)} rows, and the checkpoint had {count}.")
