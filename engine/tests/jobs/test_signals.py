@@ -1,5 +1,6 @@
 """A first signal only sets a flag while training runs; afterwards the previous handlers are back."""
 
+import ctypes
 import multiprocessing
 import os
 import pty
@@ -279,6 +280,31 @@ def test_a_forked_process_can_be_terminated(signals, removed):
     child.terminate()
     child.join()
     assert (child.exitcode, signals.received) == (-SIGTERM, 0)
+
+
+def test_a_forked_process_ends_by_a_signal_that_comes_before_its_first_line():
+    """The C function `getchar`, which runs in the child before Python does, waits until the signal is sent."""
+    script = """
+        import ctypes, os, signal
+        from cairn.jobs.signals import Interrupts
+        libc = ctypes.CDLL(None)
+        reader, writer = os.pipe()
+        os.dup2(reader, 0)
+        libc.__register_atfork(None, None, libc.getchar, None)
+        with Interrupts() as signals:
+            signals.training = True
+            if not (child := os.fork()):
+                signal.alarm(20)
+                signal.pause()
+            os.kill(child, signal.SIGTERM)
+            os.write(writer, b".")
+            assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+            assert not signals.received
+    """
+    if not hasattr(ctypes.CDLL(None), "__register_atfork"):
+        pytest.skip("needs glibc")
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

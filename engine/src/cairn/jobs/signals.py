@@ -102,7 +102,7 @@ class Interrupts:
         if os.getpid() != self._owner:  # a forked process inherits the handler
             # The other signals come from a terminal or a scheduler to all processes: the main one obeys, and needs its
             # children until then.
-            if number == signal.SIGTERM:  # it came before `_let_forks_end`
+            if number == signal.SIGTERM:  # by a handler that wraps this one, which `_let_forks_end` does not see
                 self._pass_on(number)
             return
         if self._calls_own:  # a handler of the user passes the signal on to the one that it found: this one
@@ -149,15 +149,32 @@ def _restore(number: int, handler: Any) -> None:
     signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: a handler that C code installed
 
 
+_masks: dict[int, set[int]] = {}
+"""Blocked signals from before a fork, by the thread that forks."""
+
+
+def _hold_back() -> None:
+    """Block SIGTERM during a fork. Python forgets a signal that reaches the child before its first line."""
+    if callable(signal.getsignal(signal.SIGTERM)):
+        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_through() -> None:
+    if (mask := _masks.pop(threading.get_ident(), None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _let_forks_end() -> None:
     """Let the parent end this forked process by SIGTERM. Without this, the end of a `multiprocessing.Pool` may hang."""
     owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     if isinstance(owner, Interrupts):
         owner.restore(signal.SIGTERM)
+    _let_through()
+    _masks.clear()  # those of other threads, which do not exist here
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_forks_end)
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_let_forks_end)
 
 
 def _is_of_a_library(handler: Any) -> bool:
