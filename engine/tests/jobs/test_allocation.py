@@ -15,7 +15,7 @@ ARRAY = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID"
     [
         ({}, Allocation()),
         ({"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "interactive"}, Allocation()),
-        (SLURM, Allocation("slurm", "17", ends_at=1000.0)),
+        (SLURM, Allocation("slurm", "17", 0, ends_at=1000.0)),
         (
             {**SLURM, "SLURM_ARRAY_JOB_ID": "15", "SLURM_ARRAY_TASK_ID": "2", "SLURM_RESTART_COUNT": "3"},
             Allocation("slurm", "15_2", restarts=3, ends_at=1000.0),

@@ -44,6 +44,12 @@ def test_keys_versions_and_results_that_differ_are_named(tmp_path):
     assert (found.result["val/loss"], found.result["val/acc"]) == ((0.5, 1.5), (0.25, ABSENT))
 
 
+def test_the_commit_is_that_of_the_newest_start(tmp_path):
+    without_checkpoint = facts(tmp_path / "1", git="abc+")
+    resumed = facts(tmp_path / "2", score=0.5, provenance={"git": "abc"}, git="def")
+    assert difference.between(without_checkpoint, resumed).code == ("abc+", "def")
+
+
 def test_a_configuration_that_cannot_be_read_is_an_error(tmp_path):
     first, second = facts(tmp_path / "1"), facts(tmp_path / "2")
     (second.path / "config.yaml").write_text("a: [")

@@ -25,6 +25,7 @@ def make(
     score: float | None = None,
     total_batches: int = 20,
     provenance: Mapping[str, Any] | None = None,
+    git: str | None = None,
     **record: Any,
 ) -> Path:
     """Make a run that was trained for `total_batches` of 40 batches, in 10 s after 5 s of imports.
@@ -37,6 +38,7 @@ def make(
         score: Score of its one checkpoint, which is the best one; None: it has no checkpoint.
         total_batches: Batches.
         provenance: What the checkpoint says about the code.
+        git: Commit of the code that its start records; None: it is of a version that did not.
         **record: Fields of run.json.
     """
     path.mkdir(parents=True)
@@ -56,6 +58,7 @@ def make(
     (path / "progress.json").write_text(json.dumps({**reached, "at": began + 15.0, "batches_per_epoch": 10}))
     begins = {"name": "", "total_batches": 0, "elapsed_s": 0.0}
     start = {"at": created, "host": "node", "job": "", "begins": begins, "before": None}
+    start |= {} if git is None else {"git": git}
     (path / "starts.jsonl").write_text(json.dumps(start) + "\n")
     if rows:
         metrics(path / "csv" / "metrics.csv", rows)

@@ -25,7 +25,8 @@ class Allocation:
     scheduler: Literal["slurm", "submitit_local", ""] = ""
     job_id: str = ""
     """`12`, or `12_3` in an array. SLURM_JOB_ID is not used there: the last task has the id of the array."""
-    restarts: int = 0
+    restarts: int | None = None
+    """How often the scheduler has restarted the job; None if it does not count."""
     requeued_by: Literal["submitit", "script", ""] = ""
     ends_at: float | None = None
     """Seconds since 1970; None if there is no limit or it is not known."""

@@ -67,7 +67,7 @@ COLUMNS: Mapping[str, Column] = {
     "result": Column(_recorded("result"), "number"),
     "id": Column(_recorded("id")),
     "overrides": Column(lambda run: list(run.record.overrides) if run.record else None),
-    "commit": Column(lambda run: run.provenance.get("git") or None),
+    "commit": Column(lambda run: run.code or None),
 }
 """All columns by their names. A key of a configuration or a metric with such a name is `config.NAME`, `metric.NAME`."""
 TABLE = ("run", "task", "status", "progress", "best", "test", "duration_s", "goodput", "tags")

@@ -26,7 +26,6 @@ _RESULTS = (
     "goodput",
     "attempts",
 )
-_CODE = "git"
 
 Pair = tuple[Any, Any]
 """A value of the first and of the second run; `ABSENT` where a run has none."""
@@ -60,11 +59,10 @@ def between(first: RunFacts, second: RunFacts) -> Difference:
     Raises:
         ResumeError: The configuration of one of them cannot be read.
     """
-    code = tuple(str(run.provenance.get(_CODE) or "") for run in (first, second))
-    versions = [{name: item for name, item in run.provenance.items() if name != _CODE} for run in (first, second)]
+    versions = [{name: item for name, item in run.provenance.items() if name != "git"} for run in (first, second)]
     return Difference(
         config=_pairs(_config(first), _config(second)),
-        code=(code[0], code[1]),
+        code=(first.code, second.code),
         versions=_pairs(*versions) if all(versions) else {},
         result=_pairs(_result(first), _result(second)),
     )

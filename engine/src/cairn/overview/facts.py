@@ -135,6 +135,15 @@ class RunFacts:
             return {}
         return found if isinstance(found, dict) else {}
 
+    @property
+    def code(self) -> str:
+        """Commit of the project at the newest attempt, with a + if files had changed since; empty if it is not known.
+
+        Attempts of earlier versions do not record it, but each checkpoint does.
+        """
+        tried = self.tried[-1].git if self.tried else ""
+        return tried or str(self.provenance.get("git") or "")
+
     @cached_property
     def spent(self) -> TimeSpent | None:
         """What the time of the run was spent on; None if its attempts are not recorded."""

@@ -68,6 +68,8 @@ class Attempt:
     """How often the scheduler had restarted the job by then; None if the scheduler does not count."""
     process_age_s: float | None = None
     """How long its process had existed at `at`, for imports and the configuration; None if that is not known."""
+    git: str = ""
+    """Commit of the project, with a + if files had changed since; empty outside a repository."""
 
     @property
     def started_s(self) -> float:
@@ -119,7 +121,12 @@ def num_starts(tried: Sequence[Attempt], own_jobs: Container[str] = ()) -> int:
 
 
 def note(
-    directory: RunDirectory, old: RunRecord | None, saved: Saved | None, job: str, job_restarts: int | None = None
+    directory: RunDirectory,
+    old: RunRecord | None,
+    saved: Saved | None,
+    job: str,
+    job_restarts: int | None = None,
+    git: str = "",
 ) -> Attempt:
     """Record that an attempt starts now. If it cannot be written, log a warning and go on.
 
@@ -129,6 +136,7 @@ def note(
         saved: Checkpoint that this attempt resumes from.
         job: Id of the scheduler's job; empty without one.
         job_restarts: How often the scheduler has restarted the job; None if it does not count.
+        git: Commit of the project.
 
     Returns:
         The attempt as recorded.
@@ -136,7 +144,7 @@ def note(
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     begins = StartingPoint(saved.position.total_batches, saved.elapsed_s, saved.name) if saved else StartingPoint()
     before, age_s = _previous_exit(directory, old), _process_age_s()
-    attempt = Attempt(now, socket.gethostname(), job, begins, before, job_restarts, age_s)
+    attempt = Attempt(now, socket.gethostname(), job, begins, before, job_restarts, age_s, git)
     try:
         journal.append(directory.starts_file, asdict(attempt))
     except OSError as error:

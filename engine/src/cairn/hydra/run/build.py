@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,6 @@ from omegaconf import ListConfig, OmegaConf
 
 from cairn.account.progress import ProgressFile
 from cairn.errors import ConfigError
-from cairn.hydra import command_line
 from cairn.hydra.parse import tracker_settings, wandb_settings
 from cairn.hydra.parse.objects import build_object, target_of
 from cairn.hydra.run import hanging, provenance, proving, sharded
@@ -148,7 +146,7 @@ def with_environment(plugins: Any, environment: ClusterEnvironment) -> list[Any]
 def checkpointer(start: Start) -> Checkpointer:
     """Build the callback that saves checkpoints; `fit` must be called with the checkpoint of `start.plan`."""
     settings, group = start.settings, proving.checkpoint(start.settings.checkpoint)
-    origin = provenance.origin(settings.seed, os.environ.get(command_line.ROOT, "."))
+    origin = provenance.origin(settings.seed)
     built = Checkpointer(
         group.directory,
         None,

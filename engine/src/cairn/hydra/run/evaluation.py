@@ -216,7 +216,7 @@ def record(directory: RunDirectory, config: DictConfig, plan: ResumePoint, outco
         # JSON has no NaN and no infinity.
         "metrics": {name: x if math.isfinite(x) else str(x) for name, x in (outcome.test or {}).items()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **provenance.origin(config.seed, config.paths.root_dir),
+        **provenance.origin(config.seed),
         **versions.installed(),
         **{group: OmegaConf.to_container(config[group], resolve=True) for group in ("data", "model")},
     }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cairn.hydra import command_line
 from cairn.lightning.saved import unsaved
 
 
@@ -51,9 +54,9 @@ def started_from(
     return StartedFrom(how, str(ckpt_path or init_weights), str(ours.get("run", "")), step, version, known_as)
 
 
-def origin(seed: int, root: Path | str) -> dict[str, Any]:
-    """Return what each manifest records about its run, besides versions: the seed, and the commit of `root`."""
-    return {"seed": seed, "git": git_commit(root)}
+def origin(seed: int) -> dict[str, Any]:
+    """Return what each manifest records about its run, besides versions: the seed, and the commit of the project."""
+    return {"seed": seed, "git": project_commit()}
 
 
 def facts(
@@ -80,6 +83,12 @@ def facts(
         "num_parameters": num_parameters,
         **({"started_from": asdict(start)} if start else {}),
     }
+
+
+@cache
+def project_commit() -> str:
+    """Return `git_commit` of the project as it was when this process first asked: later edits are not imported."""
+    return git_commit(os.environ.get(command_line.ROOT, "."))
 
 
 def git_commit(root: Path | str) -> str:

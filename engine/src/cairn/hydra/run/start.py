@@ -25,7 +25,7 @@ from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
 from cairn.hydra.parse.settings import Settings, parse
-from cairn.hydra.run import allowed, evaluation, origin, pausing, point, proving
+from cairn.hydra.run import allowed, evaluation, origin, pausing, point, provenance, proving
 from cairn.hydra.run.mirrored import Mirrors
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
@@ -196,7 +196,7 @@ def _record(
         own = [directory.config_file, directory.starts_file, directory.record_file, directory.path / ADDRESS_FILE]
         directory.before = FilesBefore(own)
     job = start.context.allocation
-    attempts.note(directory, old, plan.saved, job.job_id, job.restarts if job.scheduler == "slurm" else None)
+    attempts.note(directory, old, plan.saved, job.job_id, job.restarts, provenance.project_commit())
     config = OmegaConf.to_yaml(settings.config, resolve=True)
     record = directory.start(settings.task_name, overrides, config, start.run_id)
     if start.mirrors is not None:
