@@ -7,7 +7,7 @@ from cairn.account import progress
 from cairn.account.progress import ProgressFile
 from cairn.known_directory import KnownDirectory
 from cairn.lightning.logs.csv_logger import CSVLogger
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store import names
 from cairn.trackers.lines import Lines
 from cairn.uploads.outbox import Outbox

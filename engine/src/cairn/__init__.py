@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cairn.lightning.logs.csv_logger import CSVLogger
     from cairn.lightning.loops.calls import Stopped
     from cairn.lightning.predict import write_predictions
-    from cairn.overview.table import list_runs
+    from cairn.overview.table import runs
     from cairn.policy.keep import Best, EveryNth, Latest, WithinBytes
     from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
     from cairn.predictions.reading import load_predictions
@@ -45,9 +45,9 @@ __all__ = [
     "WithinBytes",
     "Writing",
     "__version__",
-    "list_runs",
     "load_model",
     "load_predictions",
+    "runs",
     "write_predictions",
 ]
 
@@ -72,9 +72,9 @@ _MODULES = {
     "Stopped": "lightning.loops.calls",
     "WithinBytes": "policy.keep",
     "Writing": "writing.options",
-    "list_runs": "overview.table",
     "load_model": "lightning.load_model",
     "load_predictions": "predictions.reading",
+    "runs": "overview.table",
     "write_predictions": "lightning.predict",
 }
 """The module of each public name, imported at the first use: `import cairn` does not import torch."""

@@ -4,7 +4,7 @@ import pytest
 from benchmarks.growth import command, curve, made, page, plot, store
 from benchmarks.growth.curve import Measured
 
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store import names, resume
 from cairn.store.audit import check_directory
 from cairn.store.catalog import Catalog

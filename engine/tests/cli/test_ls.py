@@ -7,7 +7,7 @@ from tests.support.cli import cairn, config
 from tests.support.values import names_of
 
 from cairn.cli import output
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store import names
 from cairn.store.catalog import Catalog
 

@@ -14,7 +14,7 @@ from tests.support.values import commit, truncate
 from cairn.account.progress import Progress
 from cairn.remote import layout, listed, owner, record
 from cairn.remote.owner import Attempt
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store import manifest, names
 from cairn.store.catalog import Catalog
 from cairn.store.commit import delete_checkpoint

@@ -150,7 +150,7 @@ def test_a_wrong_number_is_refused(run, capsys):
 
 
 def test_a_run_that_is_training_is_left_alone(run):
-    hold = "import sys; from cairn.runs.directory import *"
+    hold = "import sys; from cairn.run.directory import *"
     hold += "\nr = RunDirectory(Path(sys.argv[1])); r.lock(); print(); input()"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(

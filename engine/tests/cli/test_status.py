@@ -6,7 +6,7 @@ import pytest
 from tests.support.cli import cairn
 
 from cairn.jobs import slurm
-from cairn.runs.ledger import Ledger, SubmittedJob
+from cairn.run.ledger import Ledger, SubmittedJob
 
 
 @pytest.mark.parametrize(("answers", "state", "code"), [(True, "failed", 1), (False, "unknown", 0)])

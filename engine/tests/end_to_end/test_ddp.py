@@ -15,8 +15,8 @@ from tests.support.command import PATIENT_S, QUICK, RECORD, newest, num_checkpoi
 from tests.support.equality import Outcome, differences, outcome
 from tests.support.forks import OBSERVED_S, RANKS
 
-from cairn.runs import attempts
-from cairn.runs.directory import RunDirectory
+from cairn.run import attempts
+from cairn.run.directory import RunDirectory
 from cairn.store.catalog import Catalog
 from cairn.writing.load import load
 

@@ -18,7 +18,7 @@ from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.room import obedient, small_disk
 from tests.support.values import flip_byte
 
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store import links
 from cairn.store.catalog import Catalog
 

@@ -14,7 +14,7 @@ from tests.support.forks import RANKS
 from tests.support.paths import ENGINE
 from tests.support.sweeps import run_of, starts, status, sweep
 
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store import hangs
 from cairn.store.catalog import Catalog
 

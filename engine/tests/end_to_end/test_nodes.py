@@ -12,8 +12,8 @@ from tests.support.command import QUICK, newest
 from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.slurm import Slurm
 
-from cairn.runs import attempts
-from cairn.runs.directory import RunDirectory
+from cairn.run import attempts
+from cairn.run.directory import RunDirectory
 from cairn.store.catalog import Catalog
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,8 @@ from tests.support.search_runs import (
     search,
 )
 
-from cairn.runs import attempts
-from cairn.runs.directory import RunDirectory
+from cairn.run import attempts
+from cairn.run.directory import RunDirectory
 from cairn.search import state
 from cairn.store.catalog import Catalog
 

@@ -40,8 +40,8 @@ from tests.support.sweeps import (
 )
 
 from cairn.account import progress
-from cairn.runs.directory import RunDirectory
-from cairn.runs.ledger import Ledger
+from cairn.run.directory import RunDirectory
+from cairn.run.ledger import Ledger
 from cairn.store.catalog import Catalog
 
 pytestmark = pytest.mark.slow

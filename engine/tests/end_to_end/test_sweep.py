@@ -15,8 +15,8 @@ from tests.support.equality import Outcome, differences
 from tests.support.sweeps import ends_of, go, halt, has, job_of, run_of, starts, status, sweep
 
 from cairn.account import progress
-from cairn.runs.directory import RunDirectory
-from cairn.runs.ledger import Ledger, states
+from cairn.run.directory import RunDirectory
+from cairn.run.ledger import Ledger, states
 from cairn.store import claim
 from cairn.store.catalog import Catalog
 

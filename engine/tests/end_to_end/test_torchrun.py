@@ -11,8 +11,8 @@ from tests.support.command import QUICK, RECORD, Process, start
 from tests.support.equality import differences, outcome
 from tests.support.forks import RANKS, TORCHRUN
 
-from cairn.runs import attempts
-from cairn.runs.directory import RunDirectory
+from cairn.run import attempts
+from cairn.run.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 

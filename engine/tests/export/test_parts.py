@@ -12,7 +12,7 @@ from cairn.errors import ConfigError, MissingFileError, ModelError, ResumeError,
 from cairn.export import outputs
 from cairn.export.redacted import redact
 from cairn.export.staging import staged
-from cairn.runs import named_checkpoint
+from cairn.run import named_checkpoint
 from cairn.store import catalog
 
 

@@ -25,7 +25,7 @@ OWN = {
     "hydra/command/help_screen.py": {".read_text": "configs/ of the project", "yaml.safe_load": "the same"},
     "hydra/compose/defaults.py": {".read_text": "configs of this library", "yaml.safe_load": "the same"},
     "writing/buffers.py": {".read_text": "/proc and /sys"},
-    "runs/attempts.py": {".read_text": "/proc"},
+    "run/attempts.py": {".read_text": "/proc"},
     "jobs/stacks.py": {".read_text": "/proc", ".read_bytes": "the same"},
     "hydra/sweep/slots.py": {
         "json.loads": "an argument of this process",
@@ -45,7 +45,7 @@ OWN = {
     # Directories, and files that `opening` has checked before.
     "store/disk.py": {"os.open": "directories, to sync and lock them"},
     "store/file_format.py": {"zipfile.ZipFile": "an open file"},
-    "runs/lock.py": {"os.fdopen": "a handle of `opening`"},
+    "run/lock.py": {"os.fdopen": "a handle of `opening`"},
     "writing/load.py": {"torch.load": "after `opening.check`", "zipfile.is_zipfile": "the same"},
     "lightning/logs/csv_logger.py": {"csv.reader": "an open file"},
     "lightning/logs/metrics_file.py": {"csv.reader": "an open file", "os.fdopen": "a handle of `opening`"},

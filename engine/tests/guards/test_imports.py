@@ -50,15 +50,15 @@ ARROWS = {
     "mlflow": f"extras trackers uploads store {LEAVES} {DOORS}",
     "trackio": f"extras trackers store {LEAVES} {DOORS}",
     "remote": f"uploads extras store policy {LEAVES} {DOORS}",
-    "runs": f"remote store account jobs {LEAVES} {DOORS}",
+    "run": f"remote store account jobs {LEAVES} {DOORS}",
     "search": f"extras store policy {LEAVES} {DOORS}",
-    "export": f"lightning runs remote writing store data targets whitelist {LEAVES} {DOORS}",
-    "study": f"runs store account policy {LEAVES} {DOORS}",
-    "overview": f"runs store account {LEAVES} {DOORS}",
-    "cli": "streams extras export overview study runs wandb trackers remote uploads writing store policy account jobs "
+    "export": f"lightning run remote writing store data targets whitelist {LEAVES} {DOORS}",
+    "study": f"run store account policy {LEAVES} {DOORS}",
+    "overview": f"run store account {LEAVES} {DOORS}",
+    "cli": "streams extras export overview study run wandb trackers remote uploads writing store policy account jobs "
     f"{LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": "streams extras predictions testing lightning wandb mlflow trackio trackers remote jobs search runs data "
+    "hydra": "streams extras predictions testing lightning wandb mlflow trackio trackers remote jobs search run data "
     f"store account policy writing targets whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
@@ -116,7 +116,7 @@ EXTERNAL = {
     "mlflow": "lightning mlflow",
     "trackio": "huggingface_hub lightning trackio",
     "remote": "boto3 botocore obstore",
-    "runs": "rich yaml",
+    "run": "rich yaml",
     "export": "lightning onnx onnxruntime torch yaml",
     "search": "optuna",
     "study": "matplotlib optuna rich yaml",
@@ -135,7 +135,7 @@ USED_IF_THERE = {"boto3", "botocore", "onnxruntime"}
 """Packages that are used where the user has installed them."""
 NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
-LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "overview.table", "cli.main"]
+LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "run.directory", "overview.table", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
 _LOOPS = "boundary connector counters dealing epoch_loop evaluation_loop finders fit_loop parts whole_means"
 _OTHERS = ("restart", "saved/sums", "bits/logged")

@@ -28,9 +28,9 @@ from cairn.hydra.compose import stored
 from cairn.hydra.sweep import result_file
 from cairn.jobs.rendezvous import Rank, Rendezvous
 from cairn.lightning.logs.metrics_file import MetricsFile
-from cairn.runs import attempts
-from cairn.runs.directory import RunDirectory
-from cairn.runs.ledger import Ledger, SubmittedJob
+from cairn.run import attempts
+from cairn.run.directory import RunDirectory
+from cairn.run.ledger import Ledger, SubmittedJob
 from cairn.store import claim, file_format, hangs, journal, manifest, names
 from cairn.store.catalog import Catalog
 from cairn.store.claim import Owner

@@ -17,8 +17,8 @@ from cairn.errors import CairnError, ConfigError
 from cairn.hydra.command_line import CheckRunDirectory
 from cairn.jobs.rendezvous import Rank, Rendezvous
 from cairn.lightning.logs.csv_logger import CSVLogger
-from cairn.runs import terminal
-from cairn.runs.directory import RunDirectory
+from cairn.run import terminal
+from cairn.run.directory import RunDirectory
 from cairn.store import claim, disk, hangs, journal, links, names
 from cairn.store.catalog import Catalog
 from cairn.store.hangs import Hang

@@ -12,7 +12,7 @@ from cairn.errors import ConfigError, ResumeError
 from cairn.hydra import command_line
 from cairn.hydra.command.arguments import literal
 from cairn.hydra.command_line import expand_resume, is_child, key
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 
 
 @pytest.fixture

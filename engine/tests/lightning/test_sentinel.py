@@ -8,8 +8,8 @@ from tests.support.values import commit
 
 from cairn.lightning import sentinel
 from cairn.lightning.sentinel import Sentinel
-from cairn.runs import status
-from cairn.runs.directory import RunDirectory
+from cairn.run import status
+from cairn.run.directory import RunDirectory
 from cairn.store import hang_reports, hangs
 from cairn.types import Position
 

@@ -29,7 +29,7 @@ def names(rows):
 
 def test_all_runs_are_listed_newest_first_with_plain_values(logs, monkeypatch):
     monkeypatch.chdir(logs.parent)
-    rows = cairn.list_runs()
+    rows = cairn.runs()
     assert names(rows) == ["lr=0.5", "x", "old"]
     old = rows[2]
     assert old["run"] == "logs/train/runs/old"
@@ -52,9 +52,9 @@ def test_all_runs_are_listed_newest_first_with_plain_values(logs, monkeypatch):
 
 
 def test_columns_may_be_keys_and_metrics_and_patterns(logs):
-    (row,) = cairn.list_runs(logs, columns=["val/acc", "model.optimizer.lr", "overrides"], filters=["id=old"])
+    (row,) = cairn.runs(logs, columns=["val/acc", "model.optimizer.lr", "overrides"], filters=["id=old"])
     assert row == {"val/acc": 0.75, "model.optimizer.lr": 1e-3, "overrides": []}
-    added = cairn.list_runs(logs, columns=["+model.*", "+test/*"])
+    added = cairn.runs(logs, columns=["+model.*", "+test/*"])
     assert {"model.optimizer.lr", "model.net.channels", "model.net.bias", "test/acc", "task"} <= added[0].keys()
     assert added[0]["model.net.channels"] is None
     assert added[2]["model.net.channels"] == [16, 32]
@@ -75,7 +75,7 @@ def test_columns_may_be_keys_and_metrics_and_patterns(logs):
     ],
 )
 def test_runs_are_filtered_and_sorted(logs, options, expected):
-    assert names(cairn.list_runs(logs, **options)) == expected
+    assert names(cairn.runs(logs, **options)) == expected
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_runs_are_filtered_and_sorted(logs, options, expected):
 )
 def test_a_name_that_no_run_has_is_an_error(logs, options, why):
     with pytest.raises(ConfigError, match=why):
-        cairn.list_runs(logs, **options)
+        cairn.runs(logs, **options)
 
 
 def test_a_directory_that_does_not_exist_is_an_error_and_an_empty_one_is_empty(tmp_path):
     with pytest.raises(MissingFileError, match="does not exist"):
-        cairn.list_runs(tmp_path / "none")
-    assert cairn.list_runs(tmp_path, filters=["anything=1"]) == []
+        cairn.runs(tmp_path / "none")
+    assert cairn.runs(tmp_path, filters=["anything=1"]) == []
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_damaged_file_costs_its_values_and_no_more(logs, name, damage, status,
     path.unlink()
     if damage is not None:
         path.write_bytes(damage)
-    row = next(row for row in cairn.list_runs(logs) if row["run"].endswith("old"))
+    row = next(row for row in cairn.runs(logs) if row["run"].endswith("old"))
     assert row["status"] == status
     assert (why in row["why"]) if why else row["why"] is None
 
@@ -130,10 +130,10 @@ def test_a_run_that_has_just_begun_is_running(logs):
     now = datetime.now(UTC).isoformat()
     path = make(logs / "new", created=now, status="running")
     (path / "progress.json").unlink()
-    assert cairn.list_runs(path)[0]["status"] == "running"
+    assert cairn.runs(path)[0]["status"] == "running"
 
 
 def test_the_table_needs_no_torch(logs):
-    code = f"import sys, cairn; cairn.list_runs({str(logs)!r}, columns='+model.*'); sys.exit('torch' in sys.modules)"
+    code = f"import sys, cairn; cairn.runs({str(logs)!r}, columns='+model.*'); sys.exit('torch' in sys.modules)"
     environment = {"PYTHONPATH": str(ENGINE / "src")}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -8,9 +8,9 @@ import pytest
 from tests.support.values import at, saved
 
 from cairn.account.progress import Progress
-from cairn.runs import attempts
-from cairn.runs.attempts import Attempt, ExitStatus, StartingPoint
-from cairn.runs.directory import RunDirectory
+from cairn.run import attempts
+from cairn.run.attempts import Attempt, ExitStatus, StartingPoint
+from cairn.run.directory import RunDirectory
 
 
 @pytest.fixture

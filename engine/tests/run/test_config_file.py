@@ -6,7 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from cairn.runs import config_file
+from cairn.run import config_file
 
 VALUES = {
     "checkpoint": {"save_interval": 50, "monitor": None, "triggers": {}},

@@ -13,7 +13,7 @@ import pytest
 from tests.support.disk import Disk
 
 from cairn.errors import ResumeError
-from cairn.runs.directory import RunDirectory, RunRecord, below, find
+from cairn.run.directory import RunDirectory, RunRecord, below, find
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_only_the_process_that_started_a_run_records_its_end(run):
     assert run.record() == record
 
 
-HOLD = "import sys; from cairn.runs.directory import *; r = RunDirectory(Path(sys.argv[1])); r.lock(); print(); input()"
+HOLD = "import sys; from cairn.run.directory import *; r = RunDirectory(Path(sys.argv[1])); r.lock(); print(); input()"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A refused start leaves the files of its run as they were."""
 
-from cairn.runs.files_before import FilesBefore
+from cairn.run.files_before import FilesBefore
 
 
 def test_changed_files_are_put_back_with_their_times_and_new_ones_are_removed(tmp_path):

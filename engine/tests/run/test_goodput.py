@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from tests.support.values import saved
 
-from cairn.runs import time_table
-from cairn.runs.attempts import Attempt, ExitStatus, StartingPoint
-from cairn.runs.goodput import Last, spans, spent
+from cairn.run import time_table
+from cairn.run.attempts import Attempt, ExitStatus, StartingPoint
+from cairn.run.goodput import Last, spans, spent
 
 T0 = 1_800_000_000.0
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cairn.jobs import slurm
-from cairn.runs import ledger
-from cairn.runs.ledger import Ledger, SubmittedJob, states
+from cairn.run import ledger
+from cairn.run.ledger import Ledger, SubmittedJob, states
 
 
 def test_a_sweep_without_submitted_jobs_has_an_empty_ledger(tmp_path):

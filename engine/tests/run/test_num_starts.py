@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cairn.runs import attempts
-from cairn.runs.directory import RunDirectory
+from cairn.run import attempts
+from cairn.run.directory import RunDirectory
 
 SUBMITTED = {"12_0"}
 

@@ -11,9 +11,9 @@ from cairn import bounded_yaml
 from cairn.account.progress import Progress
 from cairn.errors import ResumeError
 from cairn.jobs import slurm
-from cairn.runs import attempts, config_file, status
-from cairn.runs.directory import RunDirectory
-from cairn.runs.ledger import Ledger, SubmittedJob
+from cairn.run import attempts, config_file, status
+from cairn.run.directory import RunDirectory
+from cairn.run.ledger import Ledger, SubmittedJob
 from cairn.store import manifest
 
 

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 from tests.support.values import at, saved
 
-from cairn.runs import summary
-from cairn.runs.summary import RunReport
+from cairn.run import summary
+from cairn.run.summary import RunReport
 
 SAVED = [
     saved(0, 0.25, position=at(8, total=8, step=4), reasons=("interval", "best"), num_bytes=1_500_000),

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tests.support.values import saved
 
-from cairn.runs.attempts import Attempt, ExitStatus, StartingPoint
-from cairn.runs.goodput import Last, spans, spent
+from cairn.run.attempts import Attempt, ExitStatus, StartingPoint
+from cairn.run.goodput import Last, spans, spent
 from cairn.study import goodput_words
 from cairn.study.choice import study
 from cairn.study.measured import Interruption, Run, Save, Sweep

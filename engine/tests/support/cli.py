@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support.values import commit
 
 from cairn.cli import main
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store import names
 from cairn.store.catalog import Catalog
 from cairn.store.commit import move_links_and_delete

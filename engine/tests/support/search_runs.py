@@ -12,8 +12,8 @@ from tests.support.command import QUICK, RECORD, Process, start, train
 from tests.support.equality import differences
 from tests.support.sweeps import ends_of
 
-from cairn.runs import attempts
-from cairn.runs.directory import RunDirectory
+from cairn.run import attempts
+from cairn.run.directory import RunDirectory
 from cairn.search import state
 from cairn.search.state import Search, Trial
 

@@ -12,9 +12,9 @@ from tests.support.callbacks import recorded
 from tests.support.command import QUICK, RECORD, Process, start
 from tests.support.equality import Outcome, outcome
 
-from cairn.runs import attempts
-from cairn.runs.directory import RunDirectory
-from cairn.runs.ledger import Ledger
+from cairn.run import attempts
+from cairn.run.directory import RunDirectory
+from cairn.run.ledger import Ledger
 
 INTERVAL = "checkpoint.save_interval"
 COMMAND = [

@@ -7,7 +7,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.errors import ConfigError
 from cairn.overview import below
-from cairn.runs.directory import newest
+from cairn.run.directory import newest
 from cairn.trackers.identity import Identity
 
 

@@ -13,8 +13,8 @@ from cairn.errors import ConfigError, ResumeError
 from cairn.remote import origin, view
 from cairn.remote.address import is_address
 from cairn.remote.view import View
-from cairn.runs import summary
-from cairn.runs.directory import RunDirectory, newest
+from cairn.run import summary
+from cairn.run.directory import RunDirectory, newest
 from cairn.store import earlier, shards
 from cairn.store.catalog import Catalog
 from cairn.types import Mode

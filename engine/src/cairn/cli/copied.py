@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cairn.remote.copied import Copied
-from cairn.runs import terminal
+from cairn.run import terminal
 from cairn.units import format_bytes
 
 

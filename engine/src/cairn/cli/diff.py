@@ -17,7 +17,7 @@ from cairn.overview.columns import COLUMNS
 from cairn.overview.difference import Difference, Pair
 from cairn.overview.facts import RunFacts
 from cairn.overview.run_config import ABSENT
-from cairn.runs import summary, terminal
+from cairn.run import summary, terminal
 from cairn.units import format_duration
 
 HELP = "show what differs between two runs: configuration, commit of the code, versions, results"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from cairn.cli.arguments import LOGS, load_dotenv, refuse_address
 from cairn.cli.output import print_json
 from cairn.errors import ConfigError, ResumeError
-from cairn.runs import terminal
-from cairn.runs.directory import newest
+from cairn.run import terminal
+from cairn.run.directory import newest
 from cairn.units import format_bytes
 
 if TYPE_CHECKING:

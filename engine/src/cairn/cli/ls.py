@@ -13,8 +13,8 @@ from rich.table import Table
 
 from cairn.cli.arguments import CheckpointDirectory, add_run, find_checkpoints
 from cairn.cli.output import age, new_table, print_json, print_table
-from cairn.runs import summary, terminal
-from cairn.runs.directory import RunRecord
+from cairn.run import summary, terminal
+from cairn.run.directory import RunRecord
 from cairn.store import earlier, names
 from cairn.store.catalog import Catalog, Rejected
 from cairn.types import Saved

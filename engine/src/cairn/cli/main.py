@@ -28,7 +28,7 @@ from cairn.cli import (
     verify,
 )
 from cairn.errors import CairnError
-from cairn.runs import terminal
+from cairn.run import terminal
 
 _COMMANDS: Mapping[str, Any] = {
     "runs": runs,

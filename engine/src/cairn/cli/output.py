@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cairn.runs.terminal import printable
+from cairn.run.terminal import printable
 from cairn.units import format_duration
 
 LONG_ROWS = 500

@@ -16,9 +16,9 @@ from cairn.errors import ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.remote import address, origin, owner, pruned
 from cairn.remote.address import Address, is_address
-from cairn.runs import status, terminal
-from cairn.runs.claimed import claimed
-from cairn.runs.directory import RunDirectory
+from cairn.run import status, terminal
+from cairn.run.claimed import claimed
+from cairn.run.directory import RunDirectory
 from cairn.store import audit, disk, earlier
 from cairn.store.catalog import Catalog, Rejected, refuse_newer
 from cairn.store.history import History

@@ -12,8 +12,8 @@ from cairn.policy.keep import Latest
 from cairn.remote.copied import Copied
 from cairn.remote.fetch import Target
 from cairn.remote.pull import pull
-from cairn.runs import mirrored_run, summary, terminal
-from cairn.runs.claimed import claimed
+from cairn.run import mirrored_run, summary, terminal
+from cairn.run.claimed import claimed
 
 HELP = "copy a run from an object store: its newest and its best checkpoint, configuration, metrics"
 

@@ -10,7 +10,7 @@ from cairn.cli.arguments import add_run, find_run, load_dotenv
 from cairn.cli.output import print_json
 from cairn.errors import ResumeError
 from cairn.remote import address
-from cairn.runs.claimed import claimed
+from cairn.run.claimed import claimed
 
 if TYPE_CHECKING:
     from cairn.remote.copied import Copied

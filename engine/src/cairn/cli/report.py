@@ -12,7 +12,7 @@ from rich.text import Text
 from cairn.cli.arguments import LOGS, duration_s, refuse_address, require
 from cairn.cli.output import print_json, print_table
 from cairn.errors import ConfigError
-from cairn.runs import summary, terminal
+from cairn.run import summary, terminal
 from cairn.study import choice, html, page, picture, plots, reading, words
 from cairn.study.choice import Study
 from cairn.study.picture import Picture

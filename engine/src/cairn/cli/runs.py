@@ -16,7 +16,7 @@ from cairn.cli.output import finite, print_json
 from cairn.errors import ConfigError
 from cairn.overview import columns, table
 from cairn.overview.table import Query, RunTable
-from cairn.runs import terminal
+from cairn.run import terminal
 
 HELP = "list all runs below a directory: status, progress, scores, time; filter and sort them by any key or metric"
 _EPILOG = """\

@@ -15,7 +15,7 @@ from cairn.overview.columns import COLUMNS, value_of
 from cairn.overview.facts import RunFacts
 from cairn.overview.run_config import ABSENT
 from cairn.overview.table import RunTable
-from cairn.runs.terminal import printable
+from cairn.run.terminal import printable
 from cairn.units import format_duration
 
 _BETWEEN = 2

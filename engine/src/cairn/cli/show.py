@@ -19,7 +19,7 @@ from cairn.errors import CheckpointError
 from cairn.remote import listed, local_files, origin
 from cairn.remote.address import is_address
 from cairn.remote.objects import Objects
-from cairn.runs import summary, terminal
+from cairn.run import summary, terminal
 from cairn.store import links, manifest, names
 
 HELP = "show what a checkpoint holds: its manifest and the configuration of its run"

@@ -19,10 +19,10 @@ from cairn.errors import ResumeError
 from cairn.remote import origin, view
 from cairn.remote.address import is_address
 from cairn.remote.view import View
-from cairn.runs import status, summary, terminal, time_table
-from cairn.runs.directory import RunDirectory
-from cairn.runs.goodput import TimeSpent
-from cairn.runs.status import JobStatus
+from cairn.run import status, summary, terminal, time_table
+from cairn.run.directory import RunDirectory
+from cairn.run.goodput import TimeSpent
+from cairn.run.status import JobStatus
 from cairn.study import reading
 
 HELP = "show the jobs of a sweep: running, waiting, failed or finished, and their progress; exit code 1 if one failed"

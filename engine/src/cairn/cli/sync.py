@@ -10,8 +10,8 @@ from rich.table import Table
 
 from cairn.cli.arguments import add_run, duration_s, find_run, load_dotenv, require
 from cairn.cli.output import print_json
-from cairn.runs import terminal
-from cairn.runs.claimed import claimed
+from cairn.run import terminal
+from cairn.run.claimed import claimed
 from cairn.units import format_bytes
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from cairn.cli.arguments import find_checkpoints, load_dotenv
 from cairn.cli.output import print_json
 from cairn.remote import checked
 from cairn.remote.address import is_address
-from cairn.runs import terminal
+from cairn.run import terminal
 from cairn.store import audit, shards
 from cairn.store.audit import Finding
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cairn.errors import CairnError
 from cairn.export.redacted import redact
-from cairn.runs.named_checkpoint import NamedCheckpoint
+from cairn.run.named_checkpoint import NamedCheckpoint
 from cairn.store import names
 from cairn.types import Position
 

@@ -19,7 +19,7 @@ from cairn.export.example import Example
 from cairn.export.facts import Facts
 from cairn.export.staging import staged
 from cairn.lightning.load_model import load_model
-from cairn.runs import named_checkpoint
+from cairn.run import named_checkpoint
 from cairn.store import disk
 from cairn.writing import exported
 from cairn.writing.load import load

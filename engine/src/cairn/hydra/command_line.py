@@ -33,8 +33,8 @@ from cairn.hydra.search import plugins as search_plugins
 from cairn.hydra.sweep import job_name, plugins
 from cairn.jobs.run_name import run_name
 from cairn.remote.address import is_address
-from cairn.runs.directory import RunDirectory, find, newest
-from cairn.runs.files_before import FilesBefore
+from cairn.run.directory import RunDirectory, find, newest
+from cairn.run.files_before import FilesBefore
 from cairn.store.catalog import Catalog
 
 ROOT = "PROJECT_ROOT"

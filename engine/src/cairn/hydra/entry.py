@@ -118,7 +118,7 @@ class Task:
 
 def _printed_for_shell(body: Body) -> AbstractContextManager[Any]:
     """Context in which printed commands work in the user's shell directory; Hydra may have changed the directory."""
-    from cairn.runs import summary  # imports rich, which --help does not need
+    from cairn.run import summary  # imports rich, which --help does not need
 
     if not HydraConfig.initialized():
         return nullcontext()

@@ -15,10 +15,10 @@ from cairn.account.progress import Progress
 from cairn.errors import CairnError, ResumeError
 from cairn.overview.last_values import LastValues
 from cairn.overview.run_config import RunConfig
-from cairn.runs import attempts, goodput, status
-from cairn.runs.attempts import Attempt
-from cairn.runs.directory import RunDirectory, RunRecord
-from cairn.runs.goodput import TimeSpent
+from cairn.run import attempts, goodput, status
+from cairn.run.attempts import Attempt
+from cairn.run.directory import RunDirectory, RunRecord
+from cairn.run.goodput import TimeSpent
 from cairn.store import links, manifest, names
 from cairn.store.catalog import Catalog, describe
 from cairn.types import Saved

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from cairn.errors import ResumeError
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 
 
 class Absent:

@@ -79,12 +79,12 @@ def read(folder: Path, query: Query, names: Sequence[str] = (), default: Sequenc
     everything = [RunFacts(path, keys) for path in found.runs]
     shown = columns.chosen(names, default, everything)
     columns.check([item.name for item in query.filters] + [query.sort] * bool(query.sort) + shown, everything)
-    runs = [run for run in everything if all(fits(run) for fits in query.filters)]
-    runs = _sorted(runs, query)[: query.limit]
-    return RunTable(folder, tuple(shown), tuple(runs), len(everything), query.limit, found.trouble)
+    wanted = [run for run in everything if all(fits(run) for fits in query.filters)]
+    ordered = _sorted(wanted, query)[: query.limit]
+    return RunTable(folder, tuple(shown), tuple(ordered), len(everything), query.limit, found.trouble)
 
 
-def list_runs(
+def runs(
     directory: str | os.PathLike[str] = "logs",
     *,
     filters: Sequence[str] = (),
@@ -130,13 +130,13 @@ def parsed(texts: Sequence[str]) -> tuple[filters.Filter, ...]:
     return tuple(filters.parse(text) for text in ([texts] if isinstance(texts, str) else texts))
 
 
-def _sorted(runs: Sequence[RunFacts], query: Query) -> list[RunFacts]:
+def _sorted(found: Sequence[RunFacts], query: Query) -> list[RunFacts]:
     if not query.sort:
-        newest = sorted(runs, key=lambda run: (run.created_s, run.path), reverse=True)
+        newest = sorted(found, key=lambda run: (run.created_s, run.path), reverse=True)
         return newest[::-1] if query.reverse else newest
-    values = {id(run): columns.value_of(run, query.sort) for run in runs}
-    known = [run for run in runs if _order(values[id(run)]) is not None]
-    unknown = [run for run in runs if _order(values[id(run)]) is None]
+    values = {id(run): columns.value_of(run, query.sort) for run in found}
+    known = [run for run in found if _order(values[id(run)]) is not None]
+    unknown = [run for run in found if _order(values[id(run)]) is None]
     # Equal ones stay in the order of their directories, whatever the direction.
     known.sort(key=lambda run: _order(values[id(run)]) or (), reverse=query.reverse)
     return [*known, *unknown]

@@ -14,7 +14,7 @@ from typing import Any
 from cairn import records
 from cairn.account import progress
 from cairn.records import RecordError
-from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.run.directory import RunDirectory, RunRecord
 from cairn.store import journal
 from cairn.types import Saved
 

@@ -16,8 +16,8 @@ from cairn import opening, records
 from cairn.errors import ConfigError, ResumeError, first_line
 from cairn.known_directory import KnownDirectory
 from cairn.records import RecordError
-from cairn.runs import config_file, lock
-from cairn.runs.files_before import FilesBefore
+from cairn.run import config_file, lock
+from cairn.run.files_before import FilesBefore
 from cairn.store import disk, shards
 
 log = logging.getLogger(__name__)

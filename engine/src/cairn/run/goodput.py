@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cairn.runs.attempts import Attempt
+from cairn.run.attempts import Attempt
 from cairn.types import Saved
 
 _OVER = ("finished", "paused", "stopped")

@@ -13,7 +13,7 @@ from cairn.remote.address import check_apart, run_path
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record, RunFile
 from cairn.remote.start import Found
-from cairn.runs.directory import ADDRESS_FILE, RunDirectory
+from cairn.run.directory import ADDRESS_FILE, RunDirectory
 from cairn.store import disk
 from cairn.store.catalog import Catalog
 

@@ -12,7 +12,7 @@ from cairn import opening
 from cairn.errors import CheckpointError, MissingFileError, ResumeError
 from cairn.remote import origin
 from cairn.remote.address import is_address
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store import links, manifest, names, shards
 from cairn.store.catalog import Catalog
 from cairn.types import Saved

@@ -13,10 +13,10 @@ from cairn.account import progress
 from cairn.account.progress import Progress
 from cairn.errors import CairnError, ResumeError
 from cairn.jobs import slurm
-from cairn.runs import attempts, goodput
-from cairn.runs.directory import EVALUATION_FILE, RunDirectory, RunRecord, below
-from cairn.runs.goodput import Last, TimeSpent
-from cairn.runs.ledger import Ledger, SubmittedJob, states
+from cairn.run import attempts, goodput
+from cairn.run.directory import EVALUATION_FILE, RunDirectory, RunRecord, below
+from cairn.run.goodput import Last, TimeSpent
+from cairn.run.ledger import Ledger, SubmittedJob, states
 from cairn.store.catalog import Catalog
 from cairn.types import Saved
 

@@ -19,8 +19,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from cairn.runs import time_table
-from cairn.runs.goodput import TimeSpent
+from cairn.run import time_table
+from cairn.run.goodput import TimeSpent
 from cairn.store import names
 from cairn.types import Saved
 from cairn.units import format_bytes, format_duration

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cairn.runs.goodput import TimeSpent
+from cairn.run.goodput import TimeSpent
 from cairn.units import format_duration
 
 

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Literal
 
 from cairn.account.meter import Meter
-from cairn.runs.goodput import Span, TimeSpent
+from cairn.run.goodput import Span, TimeSpent
 from cairn.types import Saved
 
 InterruptionKind = Literal["killed", "failed", "hung", "announced", "planned"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cairn.runs import summary
+from cairn.run import summary
 from cairn.study import goodput_words, html, words
 from cairn.study.choice import Study
 from cairn.study.picture import Picture

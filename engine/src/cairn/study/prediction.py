@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
 
-from cairn.runs.goodput import Span, TimeSpent
+from cairn.run.goodput import Span, TimeSpent
 from cairn.study.choice import SHORTEST_S, USUAL_MTBF_S, Study
 from cairn.study.failures import Exponential
 from cairn.study.measured import Run

@@ -15,10 +15,10 @@ from typing import Any
 from cairn import opening, records
 from cairn.account import progress as progress_file
 from cairn.errors import MissingFileError, ResumeError
-from cairn.runs import attempts, goodput, status
-from cairn.runs.attempts import Attempt, ExitStatus
-from cairn.runs.directory import RunDirectory, below, newest
-from cairn.runs.terminal import printable
+from cairn.run import attempts, goodput, status
+from cairn.run.attempts import Attempt, ExitStatus
+from cairn.run.directory import RunDirectory, below, newest
+from cairn.run.terminal import printable
 from cairn.store.catalog import Catalog
 from cairn.study.measured import Interruption, InterruptionKind, Run, Save, Sweep
 from cairn.types import Mode, Saved

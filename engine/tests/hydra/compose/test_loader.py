@@ -18,7 +18,7 @@ from cairn.hydra.compose import loader
 from cairn.hydra.compose.loader import Loader, fallback
 from cairn.hydra.compose.stored import StoredRun
 from cairn.hydra.sweep import job_name
-from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.run.directory import RunDirectory, RunRecord
 
 FILES = {
     "train": """

@@ -12,7 +12,7 @@ from cairn.errors import ConfigError, MissingFileError, ResumeError
 from cairn.hydra.compose import trusted
 from cairn.hydra.run import evaluation
 from cairn.hydra.run.outcome import Outcome
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store.resume import ResumePoint
 
 STORED = {"seed": 7, "trainer": {"precision": "64-true", "max_epochs": 9}}

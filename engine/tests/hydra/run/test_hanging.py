@@ -11,7 +11,7 @@ from cairn.hydra.run import hanging
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.signals import Interrupts
 from cairn.policy.patience import Patience
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store.hangs import Hang
 from cairn.types import Position
 

@@ -20,7 +20,7 @@ from cairn.hydra.run import start as starting
 from cairn.hydra.run.start import JobContext, NothingToDo, begin
 from cairn.jobs.rendezvous import Rank
 from cairn.remote import owner
-from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.run.directory import RunDirectory, RunRecord
 from cairn.store.catalog import Catalog
 
 

@@ -17,7 +17,7 @@ from cairn.jobs.signals import Interruption, Interrupts
 from cairn.lightning.loops.calls import Stopped
 from cairn.lightning.torchrun import Attempt, TorchrunEnvironment
 from cairn.policy.patience import Patience
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.store.resume import ResumePoint
 from cairn.types import PAUSE
 from cairn.wandb import run as wandb_run

@@ -15,8 +15,8 @@ from cairn.hydra.compose.merge import Merged
 from cairn.hydra.run import start as starting
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.jobs.rendezvous import Rank
-from cairn.runs import attempts
-from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.run import attempts
+from cairn.run.directory import RunDirectory, RunRecord
 from cairn.store import claim, resume
 from cairn.store.resume import ResumePoint
 

@@ -6,7 +6,7 @@ import pytest
 from tests.support.values import at, commit
 
 from cairn.hydra.search import look, losers
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.search.driver import Result
 from cairn.store.catalog import Catalog
 from cairn.trackers.deleted import Deleted

@@ -22,7 +22,7 @@ from cairn.hydra.search import jobs as searching_jobs
 from cairn.hydra.search import plugins, searching
 from cairn.hydra.sweep import job_name
 from cairn.jobs.signals import Interruption
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.search import state
 from cairn.search.state import Trial
 

@@ -28,9 +28,9 @@ from cairn.hydra.sweep.launcher import Resumable
 from cairn.hydra.sweep.outcomes import JobFailed, Outcomes
 from cairn.hydra.sweep.sweep_job import Division, SweepJob
 from cairn.jobs import slurm
-from cairn.runs import attempts
-from cairn.runs.directory import RunDirectory
-from cairn.runs.ledger import SubmittedJob
+from cairn.run import attempts
+from cairn.run.directory import RunDirectory
+from cairn.run.ledger import SubmittedJob
 
 plugins.register()
 resumable_submitit = import_module(plugins.LAUNCHERS)

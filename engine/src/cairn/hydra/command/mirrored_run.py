@@ -8,8 +8,8 @@ from pathlib import Path
 from cairn.errors import ConfigError, ResumeError
 from cairn.remote import address, origin
 from cairn.remote.address import Address
-from cairn.runs import mirrored_run
-from cairn.runs.directory import RunDirectory
+from cairn.run import mirrored_run
+from cairn.run.directory import RunDirectory
 
 _address: Address | None = None
 _KEYS = ("checkpoint.mirror", "ckpt_path", "eval", "init_weights", "resume")

@@ -24,7 +24,7 @@ from cairn.hydra.command.arguments import literal, unliteral
 from cairn.hydra.compose import merge, stored
 from cairn.hydra.compose.once import Once
 from cairn.hydra.compose.stored import Misnamed, StoredRun
-from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.run.directory import RunDirectory, RunRecord
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cairn.errors import ResumeError, first_line
 from cairn.hydra.command.arguments import Arguments
 from cairn.hydra.command.overrides import key
 from cairn.hydra.compose import loader, stored
-from cairn.runs.directory import below
+from cairn.run.directory import below
 
 
 @dataclass(frozen=True)

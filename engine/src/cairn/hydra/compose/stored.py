@@ -30,8 +30,8 @@ from cairn.hydra.command import overrides as given
 from cairn.hydra.command import resolvers
 from cairn.hydra.compose import defaults, interpolation, merge
 from cairn.hydra.compose.merge import as_config
-from cairn.runs import config_file
-from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.run import config_file
+from cairn.run.directory import RunDirectory, RunRecord
 
 PACKAGED = "pkg://cairn.hydra.configs"
 NAME = "cairn_stored"

@@ -20,8 +20,8 @@ from cairn.hydra.parse.objects import in_yaml
 from cairn.records import RecordError
 from cairn.remote import address
 from cairn.remote.address import Address, run_path
-from cairn.runs import summary
-from cairn.runs.directory import ADDRESS_FILE
+from cairn.run import summary
+from cairn.run.directory import ADDRESS_FILE
 from cairn.store import disk
 
 _MOST_BYTES = 2**16

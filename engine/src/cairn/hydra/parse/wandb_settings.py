@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.hydra.sweep import job_name
-from cairn.runs import config_file
+from cairn.run import config_file
 from cairn.store.listener import Listener
 from cairn.trackers.settings import ArtifactSettings
 from cairn.units import parse_duration_s, parse_size

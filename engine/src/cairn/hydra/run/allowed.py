@@ -11,7 +11,7 @@ from cairn.hydra import command_line
 from cairn.hydra.compose import outside, trusted
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.schema import problems
-from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.run.directory import RunDirectory, RunRecord
 from cairn.testing import proof_run
 
 log = logging.getLogger(__name__)

@@ -25,9 +25,9 @@ from cairn.hydra.run.start import Start
 from cairn.jobs.signals import Interruption
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.remote.mirror import Mirror
-from cairn.runs import attempts, goodput, status, summary, terminal
-from cairn.runs.directory import RunDirectory
-from cairn.runs.goodput import TimeSpent
+from cairn.run import attempts, goodput, status, summary, terminal
+from cairn.run.directory import RunDirectory
+from cairn.run.goodput import TimeSpent
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listeners
 from cairn.types import Saved

@@ -29,9 +29,9 @@ from cairn.hydra.run.outcome import Outcome
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.lightning import versions
 from cairn.remote.address import is_address
-from cairn.runs import directory as runs
-from cairn.runs import named_checkpoint, summary
-from cairn.runs.directory import RunDirectory
+from cairn.run import directory as runs
+from cairn.run import named_checkpoint, summary
+from cairn.run.directory import RunDirectory
 from cairn.store import disk
 from cairn.store.resume import ResumePoint
 from cairn.writing import load

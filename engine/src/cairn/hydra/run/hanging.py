@@ -13,7 +13,7 @@ from cairn.hydra.run.start import Start
 from cairn.jobs import stacks
 from cairn.jobs.requeue import HANG, requeue_if_needed
 from cairn.policy.patience import Patience
-from cairn.runs import summary
+from cairn.run import summary
 from cairn.store.hangs import Hang
 from cairn.units import format_duration
 

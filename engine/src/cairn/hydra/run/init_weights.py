@@ -17,7 +17,7 @@ from cairn.errors import ModelError
 from cairn.hydra.run import origin
 from cairn.hydra.run.start import Start
 from cairn.lightning.saved import as_built, placed, resized
-from cairn.runs import summary
+from cairn.run import summary
 from cairn.writing import load
 from cairn.writing.mismatch import COMPILED, Mismatch, listed, mismatch, shape_of
 

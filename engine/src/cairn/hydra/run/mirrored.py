@@ -18,8 +18,8 @@ from cairn.remote.fetch import Target
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record
 from cairn.remote.start import Found
-from cairn.runs.directory import RunDirectory
-from cairn.runs.mirrored_run import is_behind
+from cairn.run.directory import RunDirectory
+from cairn.run.mirrored_run import is_behind
 from cairn.testing import proof_run
 from cairn.types import Saved
 

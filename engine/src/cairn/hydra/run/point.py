@@ -10,7 +10,7 @@ from cairn.hydra.parse.settings import Settings
 from cairn.hydra.run import origin
 from cairn.jobs.rendezvous import Rank
 from cairn.lightning.agreement import TIME_LIMIT
-from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.run.directory import RunDirectory, RunRecord
 from cairn.store import claim, links, names, resume
 from cairn.store.joint_check import JointCheck
 from cairn.store.resume import Bring, ResumePoint

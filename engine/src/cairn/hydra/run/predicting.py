@@ -18,7 +18,7 @@ from cairn.hydra.parse.settings import Settings
 from cairn.hydra.run import origin
 from cairn.lightning.predict import write_predictions
 from cairn.predictions.reading import FOLDER
-from cairn.runs import summary
+from cairn.run import summary
 from cairn.store import catalog, disk
 from cairn.writing import exported
 

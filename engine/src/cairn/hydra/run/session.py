@@ -28,7 +28,7 @@ from cairn.jobs.signals import Interruption
 from cairn.lightning import torchrun
 from cairn.lightning.checks import callbacks
 from cairn.lightning.loops.calls import Stopped
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.types import PAUSE
 
 log = logging.getLogger(__name__)

@@ -32,9 +32,9 @@ from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.torchrun import Attempt
-from cairn.runs import attempts, config_file, summary, terminal
-from cairn.runs.directory import ADDRESS_FILE, RunDirectory, RunRecord, new_id
-from cairn.runs.files_before import FilesBefore
+from cairn.run import attempts, config_file, summary, terminal
+from cairn.run.directory import ADDRESS_FILE, RunDirectory, RunRecord, new_id
+from cairn.run.files_before import FilesBefore
 from cairn.store import claim, resume
 from cairn.store.catalog import Catalog
 from cairn.store.claim import Claim

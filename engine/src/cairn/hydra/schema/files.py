@@ -11,7 +11,7 @@ import yaml
 
 from cairn import bounded_yaml, opening
 from cairn.hydra.command import help_screen
-from cairn.runs import config_file
+from cairn.run import config_file
 
 LIBRARY = Path(__file__).parents[1] / "configs"
 _GLOBAL = "# @package _global_"

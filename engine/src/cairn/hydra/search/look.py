@@ -8,7 +8,7 @@ from typing import Any
 
 from cairn.account import progress
 from cairn.errors import CairnError
-from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.run.directory import RunDirectory, RunRecord
 from cairn.search.driver import Result
 from cairn.search.rungs import END
 from cairn.store.catalog import Catalog

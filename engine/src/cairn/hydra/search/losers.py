@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from cairn.errors import CairnError, ConfigError, first_line
 from cairn.policy import keep
-from cairn.runs.claimed import claimed
-from cairn.runs.directory import RunDirectory
+from cairn.run.claimed import claimed
+from cairn.run.directory import RunDirectory
 from cairn.store.catalog import Catalog
 from cairn.store.history import History
 from cairn.trackers.deleted import note_in_all

@@ -14,7 +14,7 @@ from cairn.errors import ConfigError, ResumeError
 from cairn.hydra.command.arguments import literal, quoted
 from cairn.hydra.command.overrides import key
 from cairn.hydra.compose import merge
-from cairn.runs import config_file, lock, summary
+from cairn.run import config_file, lock, summary
 from cairn.search import state
 from cairn.search.state import Search
 from cairn.store import disk

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cairn.runs import summary
+from cairn.run import summary
 from cairn.search.schedule import ranking
 from cairn.search.space import Space
 from cairn.search.state import Search, Trial

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from cairn.errors import CairnError, named
 from cairn.hydra.search import parsing, place, results, settings
 from cairn.hydra.search.jobs import Jobs
-from cairn.runs import summary, terminal
+from cairn.run import summary, terminal
 from cairn.search import sampler, state
 from cairn.search.driver import Driver
 from cairn.search.journal import Journal

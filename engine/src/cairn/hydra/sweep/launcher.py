@@ -28,8 +28,8 @@ from cairn.hydra.sweep import job_name, plugins
 from cairn.hydra.sweep.outcomes import Outcomes, success
 from cairn.hydra.sweep.sweep_job import Division, SweepJob
 from cairn.jobs import slurm
-from cairn.runs.directory import RunDirectory
-from cairn.runs.ledger import Ledger, Scheduler, SubmittedJob, states
+from cairn.run.directory import RunDirectory
+from cairn.run.ledger import Ledger, Scheduler, SubmittedJob, states
 
 log = logging.getLogger(__name__)
 job_name.register()  # also in a job, when this module is unpickled

@@ -21,8 +21,8 @@ from cairn.errors import CairnError, first_line
 from cairn.hydra.sweep import result_file
 from cairn.hydra.sweep.sweep_job import SweepJob
 from cairn.jobs import slurm
-from cairn.runs import attempts
-from cairn.runs.ledger import SubmittedJob, states
+from cairn.run import attempts
+from cairn.run.ledger import SubmittedJob, states
 
 log = logging.getLogger(__name__)
 

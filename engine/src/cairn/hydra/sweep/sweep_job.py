@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cairn.errors import CairnError
-from cairn.runs.directory import RunDirectory, RunRecord
-from cairn.runs.ledger import SubmittedJob
+from cairn.run.directory import RunDirectory, RunRecord
+from cairn.run.ledger import SubmittedJob
 from cairn.store.catalog import Catalog
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cairn import opening
 from cairn.errors import ResumeError
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 
 MOST_POINTS = 300
 """Points of a curve."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cairn.runs.terminal import printable
+from cairn.run.terminal import printable
 from cairn.study.cells import UNKNOWN
 from cairn.study.search.record import Parameter, Search, Trial
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cairn.runs import summary
+from cairn.run import summary
 from cairn.study import html
 from cairn.study.picture import Picture
 from cairn.study.search import rows, words

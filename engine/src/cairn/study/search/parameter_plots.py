@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cairn.runs.terminal import printable
+from cairn.run.terminal import printable
 from cairn.study.cells import count
 from cairn.study.picture import BLUE, INK, PALE, RED, Picture, new_figure, plain, short, style_axis
 from cairn.study.search import names, shades

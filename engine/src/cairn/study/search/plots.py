@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cairn.runs.terminal import printable
+from cairn.run.terminal import printable
 from cairn.study.picture import GREY, INK, RED, Picture, new_figure, plain, style_axis
 from cairn.study.search import names, parameter_plots, shades
 from cairn.study.search.curves import Curve

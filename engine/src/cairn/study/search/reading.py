@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cairn.account import progress as progress_file
-from cairn.runs.directory import RunDirectory
+from cairn.run.directory import RunDirectory
 from cairn.study.search import curves, importance, names, outcome, record
 from cairn.study.search.curves import Curve
 from cairn.study.search.importance import Importance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cairn.runs.terminal import printable
+from cairn.run.terminal import printable
 from cairn.study import cells
 from cairn.study.cells import percent
 from cairn.study.search import names

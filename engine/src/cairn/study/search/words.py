@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cairn.runs import summary
-from cairn.runs.terminal import printable
+from cairn.run import summary
+from cairn.run.terminal import printable
 from cairn.study import cells
 from cairn.study.cells import count, percent
 from cairn.study.search import names, rows

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cairn.errors import first_line
 from cairn.hydra.sweep import launcher, parallel
 from cairn.hydra.sweep.sweep_job import SweepJob
-from cairn.runs.ledger import SubmittedJob, states
+from cairn.run.ledger import SubmittedJob, states
 
 log = logging.getLogger(__name__)
 
