@@ -154,14 +154,17 @@ def _unit(path):
     return path.relative_to(PACKAGE_DIR).parts[0].removesuffix(".py")
 
 
+@cache
 def imports(path, source=None):
     """All absolute names that the file imports, also inside functions: `from a import b` gives a.b."""
+    names = []
     for node in ast.walk(ast.parse(source or path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(path, node)
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            names += (f"{base}.{alias.name}" for alias in node.names)
+    return tuple(names)
 
 
 def _absolute(path, node):

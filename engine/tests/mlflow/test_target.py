@@ -16,7 +16,7 @@ from cairn.mlflow.target import target
 @pytest.fixture(autouse=True)
 def installed(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    packages = {"mlflow", "sqlalchemy", "alembic", "sqlparse"}
+    packages = {"mlflow", "sqlalchemy", "alembic", "sqlparse", "cryptography"}
     monkeypatch.setattr(targets, "find_spec", lambda name: object() if name in packages else None)
     return packages
 
@@ -67,6 +67,7 @@ def test_a_password_in_the_configuration_is_refused_and_not_repeated(tmp_path):
         ("mlflow", "https://host", "mlflow"),
         ("sqlalchemy", None, "sqlalchemy"),
         ("alembic", "postgresql+psycopg2://host/db", "alembic"),
+        ("cryptography", None, "cryptography"),
         ("sqlalchemy", "https://host", None),
     ],
 )

@@ -25,7 +25,7 @@ def require(*packages: str) -> None:
         pytest.skip(reason)
 
 
-MLFLOW = ("mlflow", "sqlalchemy", "alembic", "sqlparse")
+MLFLOW = ("mlflow", "sqlalchemy", "alembic", "sqlparse", "cryptography")
 
 
 class MemoryStore:

@@ -54,7 +54,7 @@ def target(tracking_uri: str | None, store_dir: Path) -> Target:
     uri = tracking_uri or os.environ.get(_VARIABLE) or f"{_SQLITE}{(store_dir / 'mlflow.db').absolute()}"
     needed = ["mlflow"]
     if uri.partition(":")[0].partition("+")[0] in _DATABASES:
-        needed += ["sqlalchemy", "alembic", "sqlparse"]
+        needed += ["sqlalchemy", "alembic", "sqlparse", "cryptography"]
     if missing := [name for name in needed if find_spec(name) is None]:
         raise ConfigError(f"MLflow needs {', '.join(missing)}: {extras.how_to_install('mlflow')}")
     return Target(uri)
