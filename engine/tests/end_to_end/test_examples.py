@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ EXAMPLES = ENGINE / "docs" / "examples"
 RUNNER = str(ENGINE / "tests" / "support" / "run_example.py")
 KILLS = {"plain": 75, "gan": 39, "lora": 40}
 """Batch before which an example is killed, in its second epoch or later. Then the same command starts it again."""
+TRANSFORMERS = Path.home() / ".cache" / "cairn-transformers-5.24.0"
+"""Packages of one example, see tests/transformers.txt."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 """With these, a request to a server is an error."""
 
@@ -24,6 +27,8 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 def run(name: str, folder: Path, expect: int = 0, **variables: str) -> str:
     """Run an example in a folder; its output."""
     command = [RUNNER, str(EXAMPLES / name / "train.py")]
+    if name == "lora":
+        variables["PYTHONPATH"] = f"{os.environ['PYTHONPATH']}{os.pathsep}{TRANSFORMERS}"
     return Process(command, fresh=False, cwd=folder, **OFFLINE, **variables).end(expect)
 
 
@@ -78,7 +83,8 @@ def test_the_gan_ends_as_if_it_had_never_been_killed(tmp_path):
 
 @pytest.mark.slow
 def test_the_adapter_ends_as_if_it_had_never_been_killed_and_its_checkpoints_lack_the_base(tmp_path):
-    require("transformers", "datasets", "peft")
+    require("datasets")
+    require("transformers", "peft", folder=TRANSFORMERS, file="engine/tests/transformers.txt")
     lines_of_both("lora", tmp_path, 1)
     runs = [tmp_path / name / "runs" / "lora" for name in ("whole", "killed")]
     names = list(torch.load(runs[1] / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])

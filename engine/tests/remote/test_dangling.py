@@ -10,7 +10,10 @@ from cairn.remote import address, dangling
 
 
 @pytest.mark.slow
-def test_only_open_uploads_of_this_mirror_are_aborted(store, bucket):
+def test_only_open_uploads_of_this_mirror_are_aborted(store, bucket, monkeypatch):
+    with monkeypatch.context() as earlier:  # credentials of an earlier use, which are no longer valid
+        earlier.setenv("AWS_ACCESS_KEY_ID", "expired")
+        assert dangling.abort(address.parse(f"s3://{bucket}/runs/a")) == 0
     client, stem = store.client(), "checkpoints/epoch_000_batch_000001.0123456789ab.ckpt"
     others = ["runs/b/" + stem, "runs/a/checkpoints/mine.ckpt", "runs/a2/" + stem]
     for key in ("runs/a/" + stem, "runs/a/" + stem + "/rank_00001.ckpt", *others):
@@ -55,7 +58,7 @@ def test_a_store_that_cannot_at_present_is_asked_again(monkeypatch, call, status
         return [{"Uploads": [{"Key": "run/last.json", "UploadId": "1"}]}]
 
     client = SimpleNamespace(get_paginator=lambda name: SimpleNamespace(paginate=pages), abort_multipart_upload=fail)
-    monkeypatch.setattr(boto3, "client", lambda *args, **kwargs: client)
+    monkeypatch.setattr(boto3, "Session", lambda: SimpleNamespace(client=lambda *args, **kwargs: client))
     monkeypatch.setattr(dangling.layout, "is_of_mirror", lambda name: True)
     if is_asked_again:
         with pytest.raises(RemoteError, match="s3://bucket/run cannot be reached"):

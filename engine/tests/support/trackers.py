@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +13,18 @@ import pytest
 from cairn.trackers.lines import STEP, TIME, Row
 
 
-def require(*packages: str) -> None:
+def require(*packages: str, folder: Path | None = None, file: str = "engine/tests/requirements.txt") -> None:
     """Skip a test without the packages it needs; fail it if CAIRN_TEST_STORE=required.
 
     Args:
         packages: Import names.
+        folder: Where they are; None: in the environment.
+        file: What installs them.
     """
-    if missing := [name for name in packages if find_spec(name) is None]:
-        reason = f"{', '.join(missing)} not found (pip install --no-deps -r engine/tests/requirements.txt)"
+    there = [str(folder)] if folder else None
+    if missing := [name for name in packages if PathFinder.find_spec(name, there) is None]:
+        target = f" --target {folder}" if folder else ""
+        reason = f"{', '.join(missing)} not found (pip install --no-deps{target} -r {file})"
         if os.environ.get("CAIRN_TEST_STORE") == "required":
             pytest.fail(f"{reason}, and CAIRN_TEST_STORE=required")
         pytest.skip(reason)

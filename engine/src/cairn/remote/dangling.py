@@ -51,7 +51,8 @@ def abort(address: Address) -> int:
         # The names that the client reads, and boto3 does not.
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
         region = os.environ.get("AWS_REGION") or credentials.aws_region()
-        found = boto3.client("s3", endpoint_url=endpoint, region_name=region, config=limits)
+        # A session of its own: the default one keeps the credentials of its first use for the life of the process.
+        found = boto3.Session().client("s3", endpoint_url=endpoint, region_name=region, config=limits)
         opened = _opened(found, address)
     except (BotoCoreError, ClientError, ValueError) as error:
         _check_reached(address, error)

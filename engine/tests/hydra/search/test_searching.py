@@ -209,6 +209,7 @@ def test_parameters_from_a_file(search, jobs):
         ([*VARIED, "hydra.sweeper.num_trials=0"], "hydra.sweeper.num_trials=0 must be an integer from 1"),
         ([*VARIED, "hydra.sweeper.num_trials=null"], "only sampler=grid knows"),
         ([*VARIED, "hydra.sweeper.rungs=[3ep,1ep]"], "1ep does not come after 3ep"),
+        ([*VARIED, "hydra.sweeper.rungs=[0.5ep,3ep]"], "hydra.sweeper.rungs: trials would have no val/loss"),
         ([*VARIED, "hydra.sweeper.losers=some"], "hydra.sweeper.losers='some' must be best"),
         ([*VARIED, "hydra.sweeper.schedule=slow"], "hydra.sweeper.schedule='slow' must be halving or hyperband"),
         ([*VARIED, "optimized_metric=null"], "needs optimized_metric=METRIC"),

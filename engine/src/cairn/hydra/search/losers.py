@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,6 +30,22 @@ def check(value: Any) -> Keep:
     if value not in get_args(Keep):
         raise ConfigError(f"losers={value!r} must be best, nothing or all.", parameter="losers")
     return value
+
+
+def warn_of_mirror(kept: Keep, group: Mapping[str, Any]) -> None:
+    """Log that copies in a mirror stay, if stopped trials do not keep all of their checkpoints.
+
+    Args:
+        kept: What they keep.
+        group: Keys of the group `checkpoint`.
+    """
+    if kept != "all" and (mirror := group.get("mirror")):
+        log.warning(
+            "hydra.sweeper.losers=%s deletes checkpoints of stopped trials on this disk only. Their copies in %s stay "
+            "until `cairn prune ADDRESS`.",
+            kept,
+            mirror,
+        )
 
 
 def clear(path: Path, stop: str, kept: Keep) -> None:

@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from cairn.errors import CairnError, named
-from cairn.hydra.search import parsing, place, results, settings
+from cairn.hydra.search import losers, parsing, place, results, settings
 from cairn.hydra.search.jobs import Jobs
 from cairn.run import summary, terminal
 from cairn.search import sampler, state
@@ -83,6 +83,7 @@ class Searching:
         if search.state == "running":
             log.info("Search: %s", summary.relative(directory))
             log.info("%s", _plan(search, self._settings.num_trials))
+            losers.warn_of_mirror(self._settings.losers, self._config.get("checkpoint") or {})
             journal = Journal(directory, self._space)
 
             def save(now: Search) -> None:

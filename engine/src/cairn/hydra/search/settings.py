@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
-from cairn.hydra.search import losers
+from cairn.hydra.search import first_score, losers
 from cairn.hydra.sweep import parallel
 from cairn.search import rungs, sampler, schedule
 from cairn.search.space import Space
@@ -89,6 +89,7 @@ def search(settings: Settings, config: DictConfig, space: Space, command: Sequen
     if config.get("pause_at") is not None:
         raise ConfigError("pause_at: a search pauses its trials itself, at hydra.sweeper.rungs.")
     stops = rungs.parse(settings.rungs, settings.eta, _length(config))
+    first_score.check(stops[0], config.get("trainer") or {}, config.get("checkpoint") or {}, str(metric))
     num_trials = _num_trials(settings, space)
     schedule.brackets(settings.schedule, num_trials, len(stops), settings.eta)  # raises an error if it cannot work
     return Search(
