@@ -73,15 +73,15 @@ def text(raw: Mapping[str, Any]) -> str:
         f"enough for {started['goes on']}, {started['restarts']} and {started['random']} trials.",
         tables.markdown(HEADER, [cells(raw, item) for item in figures.rows(raw)]),
         "Val loss: of the best trial that was trained to the end, by which it was chosen; median and range over the "
-        "seeds. Ours: seeds in which halving that goes on has found a better, an equal and a worse one at the same "
+        "seeds. Ours, halving that goes on: seeds in which it has found a better, an equal and a worse one at the same "
         "budget. Test: of the chosen trial, median.",
         *_needed(raw),
         f"![The same as a plot]({PICTURE.name})",
         "Each trial is trained once, by a plain loop in one process, and what each search spends is counted. Both "
         "halvings make the same decisions: a trial that goes on ends with the same weights as one that was never "
         "paused, and one that restarts trains the same batches again. They differ only in how many trials they can "
-        "afford, so that one is never worse than the other at the same budget. The figures are therefore those of "
-        "exact pauses; what they would be if a pause changed the training was not measured.",
+        "afford, so that halving that goes on never has a worse val loss at the same budget. The figures are therefore "
+        "those of exact pauses; what they would be if a pause changed the training was not measured.",
         "## To repeat it",
         f"```bash\n{raw['command']}\nmake bench ARGS='search --write-results'\n```",
         "Scores do not depend on the speed of the machine, but may differ in the last digits between processors.",
@@ -100,7 +100,7 @@ def _needed(raw: Mapping[str, Any]) -> list[str]:
         spent = figures.needed(raw, way, target)
         enough = "does not reach it" if spent is None else f"needs {_full_runs(spent, plan)}"
         texts.append(f"{LABELS[way]} {enough}")
-    return [f"To a median val loss of {target:.4f}, with which random search ends: {', '.join(texts)}."]
+    return [f"To reach the median val loss of random search, {target:.4f}: {', '.join(texts)}."]
 
 
 def _full_runs(epochs: int, plan: Plan) -> str:

@@ -132,7 +132,7 @@ def test_the_page_and_the_plot_show_the_searches(raw, tmp_path):
     assert "1,620, as many as 9 full runs" in text
     assert "takes 2.33 full runs if trials go on, and 3 if each starts again" in text
     assert "30, 20 and 9 trials" in text
-    assert "To a median val loss of 0.5000" in text
+    assert "To reach the median val loss of random search, 0.5000: " in text
     assert "halving that goes on needs 1 full run," in text
     assert "| 9 full runs | random search of full runs | 0.5000 (0.5000 to 0.5000) | 3, 0, 0 |" in text
     page.draw(raw, tmp_path / "plot.png")

@@ -152,7 +152,7 @@ def test_diff_names_what_differs(logs, capsys, monkeypatch):
             "a" * 40,
             "the same commit aaaaaaaaaaaa, with uncommitted changes in A, which are not recorded",
         ),
-        ("", "", "not known of A and B: no checkpoint names a commit"),
+        ("", "", "not known of A and B: neither a start nor a checkpoint names a commit"),
     ],
 )
 def test_the_code_in_words(first, second, said):

@@ -11,15 +11,13 @@ import pytest
 import torch
 from tests.support.command import Process
 from tests.support.equality import Outcome, differences, outcome
-from tests.support.paths import ENGINE
+from tests.support.paths import ENGINE, TRANSFORMERS
 from tests.support.trackers import require
 
 EXAMPLES = ENGINE / "docs" / "examples"
 RUNNER = str(ENGINE / "tests" / "support" / "run_example.py")
 KILLS = {"plain": 75, "gan": 39, "lora": 40}
 """Batch before which an example is killed, in its second epoch or later. Then the same command starts it again."""
-TRANSFORMERS = Path.home() / ".cache" / "cairn-transformers-5.24.0"
-"""Packages of one example, see tests/transformers.txt."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 """With these, a request to a server is an error."""
 
@@ -27,7 +25,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 def run(name: str, folder: Path, expect: int = 0, **variables: str) -> str:
     """Run an example in a folder; its output."""
     command = [RUNNER, str(EXAMPLES / name / "train.py")]
-    if is_lora := name == "lora":  # a fork has another path already
+    if is_lora := name == "lora":  # a fork cannot change its import path
         variables["PYTHONPATH"] = f"{os.environ['PYTHONPATH']}{os.pathsep}{TRANSFORMERS}"
     return Process(command, fresh=is_lora, cwd=folder, **OFFLINE, **variables).end(expect)
 

@@ -36,6 +36,7 @@ def test_a_phrase_is_found(text, phrases):
         ("# so\n# many\nx = 1", ["so many"]),
         ("x = 1  # so\ny = 2\n\n# many", []),
         ('raise ValueError(f"{x} is no " "number")', ["is no"]),
+        ('raise ValueError("it is " f"no {x}")', ["is no"]),
         ('log.info("beside")', []),
         ('log.info("a file beside %s", x)', ["beside"]),
         ("def test_nobody_waits(): ...", ["nobody"]),

@@ -30,7 +30,7 @@ BANNED = re.compile(
 _LOOSE = re.compile(
     r"""tells | told | nobody | somebody | whoever | whomever | lest | anew | shall | beside
       | but~for | so~(?:many|long) | of~these | at~hand | be~had | (?:is|are|was|were)~no(?![a-z])
-    """.replace("~", r"(?:\\n|[\W_])+"),
+    """.replace("~", r"(?:\\n|[\W_]|[bfru]{1,2}(?=[\"']))+"),
     re.IGNORECASE | re.VERBOSE,
 )
 """What a file with one of them contains: most files do not need to be taken apart."""

@@ -307,6 +307,38 @@ def test_a_forked_process_ends_by_a_signal_that_comes_before_its_first_line():
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
 
 
+@pytest.mark.parametrize("how", ["SIG_BLOCK", "SIG_SETMASK"], ids=["before", "after"])
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
+def test_a_signal_during_a_fork_is_obeyed_after_it(number, how):
+    """Outside of the training, a handler raises KeyboardInterrupt, which Python drops in a hook of a fork."""
+    script = f"""
+        import os, signal, time
+        from cairn.jobs.signals import Interrupts
+        real, is_sent = signal.pthread_sigmask, False
+        def sigmask(how, mask):
+            global is_sent
+            before = real(how, mask)
+            if how == signal.{how} and not is_sent:  # inside of the hook
+                is_sent = True
+                os.kill(os.getpid(), {number:d})
+            return before
+        signal.pthread_sigmask = sigmask
+        interrupted = False
+        with Interrupts() as signals:
+            try:
+                if not os.fork():
+                    os._exit(0)
+                time.sleep(60)
+            except KeyboardInterrupt:
+                interrupted = True
+        assert is_sent
+        assert interrupted
+        assert signals.received == {number:d}
+        assert not real(signal.SIG_BLOCK, ())
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_handler_of_user_code_that_passes_the_signal_on_is_called_once(handlers, number):
     calls = []

@@ -38,7 +38,7 @@ def make(
         score: Score of its one checkpoint, which is the best one; None: it has no checkpoint.
         total_batches: Batches.
         provenance: What the checkpoint says about the code.
-        git: Commit of the code that its start records; None: it is of a version that did not.
+        git: Commit of the code that its start records; None: not recorded, as in earlier versions.
         **record: Fields of run.json.
     """
     path.mkdir(parents=True)

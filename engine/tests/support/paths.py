@@ -10,3 +10,5 @@ ENGINE = Path(__file__).resolve().parents[2]
 ROOT = ENGINE.parent
 """The template."""
 PYTHONPATH = os.pathsep.join(map(str, (ENGINE / "src", ROOT / "src", ENGINE)))
+TRANSFORMERS = Path.home() / ".cache" / "cairn-transformers-5.24.0"
+"""Packages of one example, outside of the virtual environment: see tests/transformers.txt."""

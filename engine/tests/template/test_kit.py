@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from packaging.requirements import Requirement
 from tests.support import actionlint, kit
-from tests.support.paths import ENGINE, ROOT
+from tests.support.paths import ENGINE, ROOT, TRANSFORMERS
 
 import cairn
 
@@ -90,6 +90,13 @@ def test_ci_installs_neither_malware_nor_another_actionlint():
     (lightning,) = [spec for spec in specs if spec.name == "lightning"]
     assert [version for version in MALWARE if version in lightning.specifier] == []
     assert f"ACTIONLINT={actionlint.VERSION} " in (ROOT / ".ci" / "run").read_text()
+
+
+def test_ci_has_a_new_folder_for_a_new_version_of_transformers():
+    (pin,) = [line for line in (ENGINE / "tests" / "transformers.txt").read_text().split() if "transformers==" in line]
+    version = pin.removeprefix("transformers==")
+    assert f"TRANSFORMERS={version} " in (ROOT / ".ci" / "run").read_text()
+    assert TRANSFORMERS.name == f"cairn-transformers-{version}"
 
 
 def test_dependabot_covers_each_file_of_pins_and_skips_what_the_library_refuses():

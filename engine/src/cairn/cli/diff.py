@@ -83,7 +83,7 @@ def code_words(first: str, second: str) -> str:
     """
     if not first or not second:
         sides = " and ".join(mark for mark, commit in zip("AB", (first, second), strict=True) if not commit)
-        return f"Code: not known of {sides}: no checkpoint names a commit."
+        return f"Code: not known of {sides}: neither a start nor a checkpoint names a commit."
     one, other = first.rstrip("+"), second.rstrip("+")
     edited = [mark for mark, commit in zip("AB", (first, second), strict=True) if commit.endswith("+")]
     changed = f", with uncommitted changes in {' and '.join(edited)}, which are not recorded" if edited else ""

@@ -105,6 +105,9 @@ class Interrupts:
             if number == signal.SIGTERM:  # by a handler that wraps this one, which `_let_forks_end` does not see
                 self._pass_on(number)
             return
+        if _is_in_hook_of_fork(frame):  # Python drops what is raised there
+            threading.Timer(_AFTER_FORK_S, lambda: os.kill(os.getpid(), number)).start()
+            return
         if self._calls_own:  # a handler of the user passes the signal on to the one that it found: this one
             return
         if number not in self.previous_handlers:
@@ -149,28 +152,39 @@ def _restore(number: int, handler: Any) -> None:
     signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: a handler that C code installed
 
 
+_AFTER_FORK_S = 0.01
 _masks: dict[int, set[int]] = {}
 """Blocked signals from before a fork, by the thread that forks."""
 
 
 def _hold_back() -> None:
     """Block SIGTERM during a fork. Python forgets a signal that reaches the child before its first line."""
-    if callable(signal.getsignal(signal.SIGTERM)):
-        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), Interrupts):
+        _masks.setdefault(threading.get_ident(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def _let_through() -> None:
-    if (mask := _masks.pop(threading.get_ident(), None)) is not None:
+    if (mask := _masks.get(threading.get_ident())) is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _masks.pop(threading.get_ident(), None)
 
 
 def _let_forks_end() -> None:
     """Let the parent end this forked process by SIGTERM. Without this, the end of a `multiprocessing.Pool` may hang."""
-    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if isinstance(owner, Interrupts):
-        owner.restore(signal.SIGTERM)
-    _let_through()
-    _masks.clear()  # those of other threads, which do not exist here
+    try:
+        owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        if isinstance(owner, Interrupts):
+            owner.restore(signal.SIGTERM)
+    finally:
+        _let_through()
+        _masks.clear()  # those of other threads, which do not exist here
+
+
+def _is_in_hook_of_fork(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code not in (_hold_back.__code__, _let_through.__code__):
+        frame = frame.f_back
+    return frame is not None
 
 
 if hasattr(os, "register_at_fork"):

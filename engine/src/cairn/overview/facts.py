@@ -141,8 +141,8 @@ class RunFacts:
 
         Attempts of earlier versions do not record it, but each checkpoint does.
         """
-        tried = self.tried[-1].git if self.tried else ""
-        return tried or str(self.provenance.get("git") or "")
+        started = self.tried[-1].git if self.tried else None
+        return str(self.provenance.get("git") or "") if started is None else started
 
     @cached_property
     def spent(self) -> TimeSpent | None:

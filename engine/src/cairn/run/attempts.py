@@ -68,8 +68,8 @@ class Attempt:
     """How often the scheduler had restarted the job by then; None if the scheduler does not count."""
     process_age_s: float | None = None
     """How long its process had existed at `at`, for imports and the configuration; None if that is not known."""
-    git: str = ""
-    """Commit of the project, with a + if files had changed since; empty outside a repository."""
+    git: str | None = None
+    """Commit of the project, with a + if files had changed since; empty outside a repository. None: not recorded."""
 
     @property
     def started_s(self) -> float:
@@ -126,7 +126,7 @@ def note(
     saved: Saved | None,
     job: str,
     job_restarts: int | None = None,
-    git: str = "",
+    git: str | None = None,
 ) -> Attempt:
     """Record that an attempt starts now. If it cannot be written, log a warning and go on.
 
@@ -136,7 +136,7 @@ def note(
         saved: Checkpoint that this attempt resumes from.
         job: Id of the scheduler's job; empty without one.
         job_restarts: How often the scheduler has restarted the job; None if it does not count.
-        git: Commit of the project.
+        git: Commit of the project; None if it is not known.
 
     Returns:
         The attempt as recorded.

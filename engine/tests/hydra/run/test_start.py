@@ -12,6 +12,7 @@ from tests.support.values import commit
 from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra import command_line
 from cairn.hydra.compose.merge import Merged
+from cairn.hydra.run import provenance
 from cairn.hydra.run import start as starting
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.jobs.rendezvous import Rank
@@ -71,6 +72,12 @@ def test_a_new_run_is_recorded_and_the_other_processes_are_informed(config, dire
     assert (theirs.run_id, theirs.settings.seed, theirs.plan.path) == (record.id, 0, None)
     assert start.is_main
     assert not theirs.is_main
+
+
+def test_each_start_records_the_commit_of_the_code(config, directory, notice, monkeypatch):
+    monkeypatch.setattr(provenance, "project_commit", lambda: "abc+")
+    begin(OmegaConf.create(config), directory, ("seed=0",), notice, JobContext())
+    assert [attempt.git for attempt in attempts.read(directory)] == ["abc+"]
 
 
 @pytest.mark.parametrize(

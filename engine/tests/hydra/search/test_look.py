@@ -89,6 +89,19 @@ def test_what_a_stopped_trial_keeps(kept, monitor, expected, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("kept", "group", "is_named"),
+    [
+        ("best", {"mirror": "s3://b/x"}, True),
+        ("nothing", {"mirror": None}, False),
+        ("all", {"mirror": "s3://b/x"}, False),
+    ],
+)
+def test_copies_in_a_mirror_that_stay_are_named(kept, group, is_named, caplog):
+    losers.warn_of_mirror(kept, group)
+    assert [f"losers={kept}" in line and "s3://b/x" in line for line in caplog.messages] == [True] * is_named
+
+
+@pytest.mark.parametrize(
     ("status", "why"), [("finished", ""), ("running", ""), ("paused", "6ep"), ("stopped", "SIGINT")]
 )
 def test_a_stopped_trial_that_was_resumed_by_hand_keeps_everything(status, why, tmp_path):

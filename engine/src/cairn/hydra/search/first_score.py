@@ -1,4 +1,4 @@
-"""Whether trials have a score at their first stop: a search that finds out there has trained all of them in vain."""
+"""Whether trials have a score at their first stop. Without one, a search would train them all and compare nothing."""
 
 from __future__ import annotations
 
@@ -12,44 +12,25 @@ from cairn.policy import pause
 from cairn.search.rungs import END
 
 
-@dataclass(frozen=True)
-class _First:
-    """The first validation of a run, as far as the keys of its trainer say it."""
-
-    epochs: Fraction | None = None
-    """None: it depends on the number of batches in an epoch."""
-    batches: int | None = None
-    """None: it depends on the number of batches in an epoch, or on time."""
-
-    def comes_after(self, stop: str, batches_per_step: int) -> bool:
-        point = pause.parse(stop)
-        if point.unit == "epochs":
-            return self.epochs is not None and point.amount < self.epochs
-        if point.unit == "seconds" or self.batches is None:
-            return False
-        return point.amount * (batches_per_step if point.unit == "steps" else 1) < self.batches
-
-
 def check(stop: str, trainer: Mapping[str, Any], group: Mapping[str, Any], metric: str) -> None:
-    """Check that a validation comes before the first stop, if the metric is one of the validation.
+    """Check that a validation may come before the first stop, if the metric is one of the validation.
 
     Args:
         stop: The first stop of trials.
         trainer: Keys of the group `trainer`.
         group: Keys of the group `checkpoint`.
-        metric: What trials are compared by.
+        metric: Metric that trials are compared by.
 
     Raises:
-        ConfigError: Trials would have no score there.
+        ConfigError: The configuration shows that trials have no score there.
     """
-    if metric != group.get("monitor") and not metric.startswith("val"):
+    if metric.startswith("train") or not (metric.startswith("val") or metric == group.get("monitor")):
         return
-    if trainer.get("limit_val_batches") in (0, 0.0) and not isinstance(trainer.get("limit_val_batches"), bool):
+    is_short = trainer.get("overfit_batches") or trainer.get("fast_dev_run")  # they replace the limit
+    if trainer.get("limit_val_batches") == 0 and not is_short:
         raise ConfigError(f"trainer.limit_val_batches=0 leaves trials without a score: {metric} needs a validation.")
     keys = ("check_val_every_n_epoch", "val_check_interval")
-    every, interval = (trainer.get(key) for key in keys)
-    steps = trainer.get("accumulate_grad_batches")
-    if stop != END and _first(every, interval).comes_after(stop, steps if type(steps) is int else 1):
+    if _earliest(*map(trainer.get, keys)).comes_after(stop, trainer.get("max_epochs")):
         said = " ".join(f"trainer.{key}={trainer[key]}" for key in keys if trainer.get(key) is not None)
         raise ConfigError(
             f"rungs: trials would have no {metric} at their first stop, {stop}, because the first validation comes "
@@ -58,9 +39,31 @@ def check(stop: str, trainer: Mapping[str, Any], group: Mapping[str, Any], metri
         )
 
 
-def _first(every: Any, interval: Any) -> _First:
-    every = every if type(every) is int else None if every is None else 1
+@dataclass(frozen=True)
+class _Earliest:
+    """A place that the first validation of a run does not come before."""
+
+    epochs: Fraction = Fraction(0)
+    batches: int = 0
+
+    def comes_after(self, stop: str, max_epochs: Any) -> bool:
+        if stop == END:
+            return type(max_epochs) is int and 0 < max_epochs < self.epochs
+        point = pause.parse(stop)
+        # Steps are not compared: code of the model may accumulate as many batches as it likes for one.
+        if point.unit == "batches":
+            return point.amount < self.batches
+        return point.unit == "epochs" and point.amount < self.epochs
+
+
+def _earliest(every: Any, interval: Any) -> _Earliest:
+    """Return it by `check_val_every_n_epoch` and `val_check_interval`."""
+    epochs_before = Fraction(every - 1 if type(every) is int else 0)
     if type(interval) is int:
-        return _First(batches=interval)
-    share = Fraction(interval) if type(interval) is float else Fraction(1)
-    return _First(epochs=(every or 1) - 1 + share)
+        one_batch = Fraction(1, 10**9)  # of an epoch, or more
+        return _Earliest(epochs_before + one_batch, interval)
+    if interval is not None and type(interval) is not float:  # a time
+        return _Earliest()
+    share = Fraction(str(interval or 1.0))
+    # Lightning rounds a share of an epoch down to batches: by less than half, because it is at least one batch.
+    return _Earliest(epochs_before + (share if share == 1 else share / 2))

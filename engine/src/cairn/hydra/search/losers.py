@@ -36,7 +36,7 @@ def warn_of_mirror(kept: Keep, group: Mapping[str, Any]) -> None:
     """Log that copies in a mirror stay, if stopped trials do not keep all of their checkpoints.
 
     Args:
-        kept: What they keep.
+        kept: What stopped trials keep.
         group: Keys of the group `checkpoint`.
     """
     if kept != "all" and (mirror := group.get("mirror")):
