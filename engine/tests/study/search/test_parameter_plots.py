@@ -37,3 +37,9 @@ def test_each_compared_trial_is_a_point_in_each_panel(study):
     assert sorted(round(place) for place in places).count(0) == sum(
         t.parameters["model"] == "mlp" for t in study.search.trials
     )
+
+
+def test_a_caption_says_once_that_there_are_few_trials(tmp_path):
+    few = reading.read(search_directory(tmp_path, made(8), curves=False))
+    captions = [picture.caption for picture in parameter_plots.pictures(few)]
+    assert [caption.count("the figures mean little") for caption in captions] == [1, 0]

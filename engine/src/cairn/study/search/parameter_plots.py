@@ -40,7 +40,7 @@ def pictures(study: SearchStudy) -> list[Picture]:
         missing > 0
     )
     return [
-        Picture("importance", bars + rough, importance(study, found)),
+        Picture("importance", bars, importance(study, found)),
         Picture("parameters", dots + more, parameters(study, found, shown)),
     ]
 
