@@ -34,3 +34,10 @@ def test_what_cannot_be_meant_is_one_sentence(tmp_path, monkeypatch, capsys, arg
     monkeypatch.chdir(tmp_path)
     cairn("export", committed(tmp_path / "run", spec(WithExample)), *arguments, expect=1)
     assert why in capsys.readouterr().err
+
+
+def test_a_run_with_single_files_has_none_to_put_together(tmp_path, capsys):
+    path = committed(tmp_path / "run", spec(WithExample))
+    for named in (path, path.parent):
+        cairn("export", named, "--to", tmp_path / "a.ckpt", expect=1)
+        assert f"{path} is a single file already: copy it." in capsys.readouterr().err

@@ -75,6 +75,9 @@ def test_export_writes_one_file_once(sharded, tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
     cairn("export", sharded.folder / names.BEST, "--to", tmp_path / "two.ckpt", "--json")
     assert json.loads(capsys.readouterr().out)["num_bytes"] == (tmp_path / "one.ckpt").stat().st_size
+    cairn("export", sharded.run.path, "--to", tmp_path / "best.ckpt")
+    assert f"from {(sharded.folder / names.BEST).resolve()}." in capsys.readouterr().out
+    assert (tmp_path / "best.ckpt").read_bytes() == (tmp_path / "one.ckpt").read_bytes()
 
 
 def test_status_has_the_newest(sharded, capsys):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cairn.cli.arguments import LOGS, load_dotenv, refuse_address
 from cairn.cli.output import print_json
 from cairn.errors import ConfigError, ResumeError
-from cairn.run import terminal
+from cairn.run import named_checkpoint, terminal
 from cairn.run.directory import newest
 from cairn.units import format_bytes
 
@@ -73,11 +73,12 @@ def _as_one_file(arguments: argparse.Namespace) -> int:
         raise ConfigError("--overwrite and --batch-size have no effect with --to FILE.ckpt: leave them out.")
     from cairn.writing.export import export
 
-    num_bytes = export(Path(arguments.named), Path(arguments.to))
+    source = named_checkpoint.find(_named(arguments.named), Path()).path
+    num_bytes = export(source, Path(arguments.to))
     if arguments.json:
         print_json({"file": arguments.to, "num_bytes": num_bytes})
     else:
-        terminal.line(f"Wrote {arguments.to} ({format_bytes(num_bytes)}).")
+        terminal.line(f"Wrote {arguments.to} ({format_bytes(num_bytes)}) from {source}.")
     return 0
 
 
