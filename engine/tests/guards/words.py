@@ -17,22 +17,21 @@ from pathlib import Path
 
 from tests.support.paths import ENGINE, ROOT
 
-BANNED = re.compile(
-    r"""\b(?:
+_PHRASES = r"""
         tells | told                               # software logs, reports, warns, raises, prints, returns
       | nobody | somebody | whoever | whomever     # name the thing: the writer, the launcher, rank 0
       | lest | anew | shall | beside
       | but\ for | so\ many | so\ long | of\ these | at\ hand | be\ had
-      | (?<!there\ )(?:is|are|was|were)\ no(?!\ longer|\ more|-)   # "X is not a Y", never "X is no Y"
-    )\b""",
+"""
+_NO = r"(?:is|are|was|were)\ no"
+"""`X is not a Y`, never `X is no Y`."""
+BANNED = re.compile(
+    rf"\b(?: {_PHRASES} | (?<!there\ ){_NO}(?!\ longer|\ more|-) )\b",
     re.IGNORECASE | re.VERBOSE,
 )
-_LOOSE = re.compile(
-    r"""tells | told | nobody | somebody | whoever | whomever | lest | anew | shall | beside
-      | but~for | so~(?:many|long) | of~these | at~hand | be~had | (?:is|are|was|were)~no(?![a-z])
-    """.replace("~", r"(?:\\n|[\W_]|[bfru]{1,2}(?=[\"']))+"),
-    re.IGNORECASE | re.VERBOSE,
-)
+_GAP = r"""(?:\\n|[\W_]|[bfru]{1,2}(?=["']))+"""
+"""Between two words of a text in Python: lines, quotes, marks of comments."""
+_LOOSE = re.compile(rf"{_PHRASES} | {_NO}(?![a-z])".replace(r"\ ", _GAP), re.IGNORECASE | re.VERBOSE)
 """What a file with one of them contains: most files do not need to be taken apart."""
 _ITSELF = {Path(__file__), Path(__file__).with_name("test_words.py")}
 _FOLDERS = ("src", "tests", "scripts", "benchmarks", "docs", "configs", "notebooks", "website", ".ci", ".github")

@@ -73,7 +73,7 @@ def _as_one_file(arguments: argparse.Namespace) -> int:
         raise ConfigError("--overwrite and --batch-size have no effect with --to FILE.ckpt: leave them out.")
     from cairn.writing.export import export
 
-    source = named_checkpoint.find(_named(arguments.named), Path()).path
+    source = named_checkpoint.find(_named(arguments.named), Path()).path  # not an address: nothing is downloaded
     num_bytes = export(source, Path(arguments.to))
     if arguments.json:
         print_json({"file": arguments.to, "num_bytes": num_bytes})

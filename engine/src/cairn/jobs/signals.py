@@ -159,7 +159,7 @@ _masks: dict[int, set[int]] = {}
 
 def _hold_back() -> None:
     """Block SIGTERM during a fork. Python forgets a signal that reaches the child before its first line."""
-    if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), Interrupts):
+    if _owner_of_sigterm() is not None:
         _masks.setdefault(threading.get_ident(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
@@ -173,12 +173,16 @@ def _let_through() -> None:
 def _let_forks_end() -> None:
     """Let the parent end this forked process by SIGTERM. Without this, the end of a `multiprocessing.Pool` may hang."""
     try:
-        owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-        if isinstance(owner, Interrupts):
+        if (owner := _owner_of_sigterm()) is not None:
             owner.restore(signal.SIGTERM)
     finally:
         _let_through()
         _masks.clear()  # those of other threads, which do not exist here
+
+
+def _owner_of_sigterm() -> Interrupts | None:
+    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return owner if isinstance(owner, Interrupts) else None
 
 
 def _is_in_hook_of_fork(frame: FrameType | None) -> bool:

@@ -31,7 +31,7 @@ def check(stop: str, trainer: Mapping[str, Any], group: Mapping[str, Any], metri
         raise ConfigError(f"trainer.limit_val_batches=0 leaves trials without a score: {metric} needs a validation.")
     keys = ("check_val_every_n_epoch", "val_check_interval")
     if _earliest(*map(trainer.get, keys)).comes_after(stop, trainer.get("max_epochs")):
-        said = " ".join(f"trainer.{key}={trainer[key]}" for key in keys if trainer.get(key) is not None)
+        said = ", ".join(f"trainer.{key}={trainer[key]}" for key in keys if trainer.get(key) is not None)
         raise ConfigError(
             f"rungs: trials would have no {metric} at their first stop, {stop}, because the first validation comes "
             f"later{f' ({said})' if said else ''}. Begin with a later stop, or validate earlier.",
@@ -41,7 +41,7 @@ def check(stop: str, trainer: Mapping[str, Any], group: Mapping[str, Any], metri
 
 @dataclass(frozen=True)
 class _Earliest:
-    """A place that the first validation of a run does not come before."""
+    """Lower limits for the place of the first validation in a run."""
 
     epochs: Fraction = Fraction(0)
     batches: int = 0
@@ -57,7 +57,7 @@ class _Earliest:
 
 
 def _earliest(every: Any, interval: Any) -> _Earliest:
-    """Return it by `check_val_every_n_epoch` and `val_check_interval`."""
+    """Return the limits that `check_val_every_n_epoch` and `val_check_interval` set."""
     epochs_before = Fraction(every - 1 if type(every) is int else 0)
     if type(interval) is int:
         one_batch = Fraction(1, 10**9)  # of an epoch, or more
@@ -65,5 +65,5 @@ def _earliest(every: Any, interval: Any) -> _Earliest:
     if interval is not None and type(interval) is not float:  # a time
         return _Earliest()
     share = Fraction(str(interval or 1.0))
-    # Lightning rounds a share of an epoch down to batches: by less than half, because it is at least one batch.
+    # Lightning rounds a share of an epoch down to whole batches, at least one: more than half of it is left.
     return _Earliest(epochs_before + (share if share == 1 else share / 2))
